@@ -1,0 +1,232 @@
+"""Carry the eigenvectors of the sampled graph to every node (Eq. 4, Nystrom), make them orthonormal, check them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn.functional import embedding_bag
+
+from aligncut_cli.errors import BadInput
+from aligncut_cli.maths.affinity import affinity_from_cosine_
+
+# An eigenvalue this small is rounding: dividing by it would carry noise, so its eigenvector is carried as zero.
+_SMALLEST_EIGENVALUE = 1e-7
+_TILE = 2048
+
+
+def propagate_eigenvectors(
+    affinity: torch.Tensor, neighbours: torch.Tensor, eigenvectors: torch.Tensor
+) -> torch.Tensor:
+    """Carry sampled eigenvectors to every node by affinity-weighted average (Eq. 4).
+
+    affinity     : (n, K) affinities of each node to its K nearest sampled nodes, > 0
+    neighbours   : (n, K) int64, their indices into the sample
+    eigenvectors : (m, C) of the sampled graph
+    returns      : (n, C) float32; each row is a convex combination, so a constant stays constant
+    """
+    weights = affinity.to(torch.float32)
+    weights = weights / weights.sum(dim=1, keepdim=True)
+    return embedding_bag(neighbours, eigenvectors.to(torch.float32), per_sample_weights=weights, mode="sum")
+
+
+class NystromExtension:
+    """The Nystrom extension of one sampled graph, prepared once and applied to blocks of nodes.
+
+    X~ = D_i^-1/2 A_im D_m^-1/2 X' Lambda^-1, with D_i the sum of node i's affinities to the sampled nodes: the degree by
+    which the sampled graph itself is normalized, so the row of a node that is in the sample is its row of X'.
+
+    unit_sample  : (m, D) unit or zero rows, on the device to compute on
+    eigenvectors : (m, C) X', unit columns
+    eigenvalues  : (C,) Lambda
+    degrees      : (m,) row sums of the sampled affinity
+    """
+
+    def __init__(
+        self,
+        unit_sample: torch.Tensor,
+        *,
+        eigenvectors: torch.Tensor | NDArray[np.floating],
+        eigenvalues: torch.Tensor | NDArray[np.floating],
+        degrees: torch.Tensor | NDArray[np.floating],
+    ) -> None:
+        self._sample = unit_sample.to(torch.float32)
+        vectors, values, degree = (
+            torch.as_tensor(part).to(device=unit_sample.device, dtype=torch.float64)
+            for part in (eigenvectors, eigenvalues, degrees)
+        )
+        m, n_eig = vectors.shape
+        if len(unit_sample) != m or len(degree) != m or len(values) != n_eig:
+            raise BadInput(
+                "the sample, its eigenvectors, eigenvalues and degrees do not belong together",
+                why=f"shapes {tuple(unit_sample.shape)}, {tuple(vectors.shape)}, {tuple(values.shape)}, {tuple(degree.shape)}",
+            )
+        inverse = torch.where(values.abs() > _SMALLEST_EIGENVALUE, 1 / values, torch.zeros_like(values))
+        # The column of ones sums the affinities, so that the degree comes out of the same product.
+        ones = torch.ones(m, 1, dtype=torch.float64, device=unit_sample.device)
+        self._weights = torch.cat([vectors / degree.sqrt()[:, None] * inverse, ones], dim=1).to(torch.float32)
+
+    def extend(self, unit_queries: torch.Tensor) -> torch.Tensor:
+        """Carry the eigenvectors to a block of nodes, tile by tile of the sample, so that memory is n x tile.
+
+        unit_queries : (n, D) unit or zero rows, on the device of the sample
+        returns      : (n, C) float32
+        """
+        total = torch.zeros(len(unit_queries), self._weights.shape[1], device=unit_queries.device)
+        for low in range(0, len(unit_queries), _TILE):
+            queries = unit_queries[low : low + _TILE]
+            for left in range(0, len(self._sample), _TILE):
+                tile = affinity_from_cosine_(queries @ self._sample[left : left + _TILE].T)
+                total[low : low + _TILE] += tile @ self._weights[left : left + _TILE]
+        return total[:, :-1] / total[:, -1:].sqrt()
+
+
+def extend_nystrom(
+    unit_queries: torch.Tensor,
+    unit_sample: torch.Tensor,
+    *,
+    eigenvectors: torch.Tensor | NDArray[np.floating],
+    eigenvalues: torch.Tensor | NDArray[np.floating],
+    degrees: torch.Tensor | NDArray[np.floating],
+) -> torch.Tensor:
+    """Carry eigenvectors to one block of nodes by the Nystrom extension; see `NystromExtension`.
+
+    unit_queries : (n, D) unit or zero rows
+    returns      : (n, C) float32
+    """
+    extension = NystromExtension(unit_sample, eigenvectors=eigenvectors, eigenvalues=eigenvalues, degrees=degrees)
+    return extension.extend(unit_queries)
+
+
+def gram(block: torch.Tensor) -> NDArray[np.float64]:
+    """Inner products of the columns of a block of rows; the sum over blocks is that of the whole.
+
+    block   : (n, C)
+    returns : (C, C) float64
+    """
+    columns = block.to(torch.float64)
+    return (columns.T @ columns).cpu().numpy()  # type: ignore[no-any-return]
+
+
+def orthogonalizer(gram_matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Find T so that X T has orthonormal columns, from the Gram matrix of X, by Gram-Schmidt.
+
+    Column c of X T is column c of X less what it shares with the columns before it. The leading eigenvectors are the
+    most accurate, so each keeps its order, sign and direction, and the later ones lose what has leaked into them; the
+    symmetric square root would spread the error over all. A column that depends on those before it becomes zero.
+
+    gram_matrix : (C, C) X^T X
+    returns     : (C, C) upper triangular, diagonal >= 0
+    """
+    scale = np.sqrt(np.clip(np.diag(gram_matrix), 0, None))
+    inverse = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale > 0)
+    correlation = gram_matrix * inverse[:, None] * inverse[None, :]
+    n = len(scale)
+    transform = np.zeros((n, n))
+    for column in range(n):
+        direction = np.zeros(n)
+        direction[column] = 1.0
+        for _ in range(2):
+            direction -= transform @ (transform.T @ (correlation @ direction))
+        square = float(direction @ correlation @ direction)
+        # The block is float32: a remainder below its rounding is noise, not a direction.
+        if scale[column] > 0 and square > 1e-11:
+            transform[:, column] = direction / np.sqrt(square)
+    return transform * inverse[:, None]
+
+
+@dataclass(frozen=True)
+class ResidualReport:
+    """How well carried eigenvectors solve the full graph's problem on the rows checked.
+
+    residuals      : (C,) ||S x - lambda x|| / (lambda ||x||) over the rows, lambda the eigenvalue of the sampled graph
+    eigenvalues    : (C,) Rayleigh quotients of the same rows, an estimate of the full graph's eigenvalues
+    n_rows         : rows checked
+    """
+
+    residuals: NDArray[np.float64]
+    eigenvalues: NDArray[np.float64]
+    n_rows: int
+
+
+class ResidualCheck:
+    """Residual of N random rows of the full graph, from one stream over all nodes.
+
+    The rows i checked need (S x)_i = d_i^-1/2 sum_j A_ij d_j^-1/2 x_j over all M nodes j. Their own degrees come out
+    exactly; those of the others are estimated from the same rows, d_j ~ M / N sum_i A_ij. Nothing depends on the scale
+    of x or on the order of the nodes.
+
+    unit_rows_checked : (N, D) unit or zero rows of the nodes checked, drawn at random from the M
+    carried           : (N, C) their rows of the carried eigenvectors
+    eigenvalues       : (C,)
+    n_nodes           : M
+    """
+
+    def __init__(
+        self,
+        unit_rows_checked: torch.Tensor,
+        carried: torch.Tensor,
+        *,
+        eigenvalues: torch.Tensor | NDArray[np.floating],
+        n_nodes: int,
+    ) -> None:
+        if len(unit_rows_checked) < 1 or len(unit_rows_checked) != len(carried):
+            raise BadInput(f"{len(unit_rows_checked)} rows to check with {len(carried)} rows of eigenvectors")
+        self._rows = unit_rows_checked.to(torch.float32)
+        self._carried = carried.to(torch.float64)
+        self._eigenvalues = torch.as_tensor(eigenvalues).to(carried.device, torch.float64)
+        self._n_nodes = n_nodes
+        self._sums = torch.zeros_like(self._carried)
+        self._degrees = torch.zeros(len(carried), dtype=torch.float64, device=carried.device)
+        self._seen = 0
+
+    def add(self, unit_block: torch.Tensor, block: torch.Tensor) -> None:
+        """Add a block of nodes; every node must come exactly once, in any order.
+
+        unit_block : (n, D) unit or zero rows
+        block      : (n, C) their rows of the carried eigenvectors
+        """
+        for low in range(0, len(block), _TILE):
+            tile = affinity_from_cosine_(self._rows @ unit_block[low : low + _TILE].to(torch.float32).T)
+            degrees = tile.sum(dim=0) * (self._n_nodes / len(self._rows))
+            scaled = block[low : low + _TILE].to(torch.float32) / degrees.sqrt()[:, None]
+            self._sums += (tile @ scaled).double()
+            self._degrees += tile.sum(dim=1).double()
+        self._seen += len(block)
+
+    def result(self) -> ResidualReport:
+        """Return the residuals; refuses when not every node was added."""
+        if self._seen != self._n_nodes:
+            raise BadInput(f"{self._seen:,} of {self._n_nodes:,} nodes were added to the residual check")
+        image = self._sums / self._degrees.sqrt()[:, None]
+        x, values = self._carried, self._eigenvalues
+        size = x.norm(dim=0)
+        residual = (image - x * values).norm(dim=0) / (values.abs() * size)
+        rayleigh = (x * image).sum(dim=0) / size**2
+        return ResidualReport(residual.cpu().numpy(), rayleigh.cpu().numpy(), len(x))
+
+
+def captured_trace(
+    carried: NDArray[np.floating], unit_features: torch.Tensor, *, eigenvectors: NDArray[np.floating]
+) -> tuple[float, float]:
+    """Judge carried eigenvectors against the exact ones of a graph small enough to solve.
+
+    carried       : (n, C) of any scale
+    unit_features : (n, D) unit or zero rows
+    eigenvectors  : (n, C) exact, unit columns
+    returns       : share of the exact trace that the span of `carried` captures, and the mean squared cosine between
+                    the two spans; both 1 for a perfect result
+    """
+    features = unit_features.to(torch.float32)
+    spans = [np.linalg.qr(np.asarray(columns, dtype=np.float64))[0] for columns in (carried, eigenvectors)]
+    both = torch.from_numpy(np.concatenate(spans, axis=1)).to(features.device)
+    tiles = [slice(low, low + _TILE) for low in range(0, len(features), _TILE)]
+    degrees = torch.cat([affinity_from_cosine_(features[tile] @ features.T).sum(dim=1) for tile in tiles]).double()
+    scaled = (both / degrees.sqrt()[:, None]).to(torch.float32)
+    image = torch.cat([affinity_from_cosine_(features[tile] @ features.T) @ scaled for tile in tiles]).double()
+    traces = ((both / degrees.sqrt()[:, None]) * image).sum(dim=0).cpu().numpy()
+    n_eig = carried.shape[1]
+    overlap = np.linalg.norm(spans[0].T @ spans[1]) ** 2 / n_eig
+    return float(traces[:n_eig].sum() / traces[n_eig:].sum()), float(overlap)

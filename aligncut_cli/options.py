@@ -1,0 +1,153 @@
+"""Turns a parameters dataclass into command-line options, and adds the flags that every command shares."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import tomllib
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from aligncut_cli.errors import BadInput, UsageError
+from aligncut_cli.params import RunOptions, StageParams
+
+RUN_PANEL = "How it runs"
+
+
+def _run_flag(*names: str, help: str, **more: Any) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=RUN_PANEL, **more)
+
+
+SHARED_FLAGS: dict[str, tuple[Any, Any]] = {
+    "overwrite": (bool, _run_flag("--overwrite", help="Replace the output once the new one is complete.")),
+    "dry_run": (bool, _run_flag("--dry-run", "-n", help="Say what would be done, and do nothing.")),
+    "device": (str, _run_flag("--device", help="auto, cpu, cuda or cuda:N.", metavar="NAME")),
+    "batch_size": (int | None, _run_flag("--batch-size", min=1, help="Items per step.", metavar="N")),
+    "workers": (int | None, _run_flag("--workers", min=0, help="Processes that decode ahead.", metavar="N")),
+    "max_memory": (str | None, _run_flag("--max-memory", help="Memory to stay under, such as 8G.", metavar="SIZE")),
+    "quiet": (bool, _run_flag("--quiet", "-q", help="Say nothing but warnings and errors.")),
+    "verbose": (bool, _run_flag("--verbose", "-v", help="Say more, and show tracebacks.")),
+    "json": (bool, _run_flag("--json", help="Print the result as JSON.")),
+}
+TALKING_FLAGS = ("quiet", "verbose", "json")
+RESERVED = ("params", "options", "console")
+
+
+def read_config(context: typer.Context, path: Path | None) -> Path | None:
+    """Use a TOML file's values as this command's defaults; options on the command line win.
+
+    The file holds option names (`n_eig = 20`), at the top or in a table named after the command, so that one
+    file can configure a whole pipeline.
+    """
+    if path is None or context.resilient_parsing:
+        return path
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInput(f"no such file: {path}", do="Give --config the path of a TOML file.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise BadInput(f"{path} is not a readable TOML file: {error}") from error
+    command = context.info_name or ""
+    table = content.get(command, {})
+    if not isinstance(table, dict):
+        raise BadInput(f"{path}: [{command}] is not a table")
+    values = {key: value for key, value in content.items() if not isinstance(value, dict)} | table
+    known = {parameter.name for parameter in context.command.params} - {"config", "help"}
+    defaults = {}
+    for key, value in values.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            raise UsageError(
+                f"{path}: `{command}` has no option {key!r}",
+                why=f"It takes: {', '.join(sorted(str(k) for k in known))}.",
+            )
+        defaults[name] = value
+    context.default_map = {**(context.default_map or {}), **defaults}
+    return path
+
+
+def _option(name: str, item: dataclasses.Field[Any], hint: Any) -> Any:
+    """Make the typer option of one knob."""
+    metadata = item.metadata
+    flag = "--" + name.replace("_", "-")
+    more = {key: metadata[key] for key in ("min", "max") if metadata[key] is not None}
+    if hint not in (bool,) and typing.get_origin(hint) is not typing.Literal:
+        more["metavar"] = "N" if hint in (int, float, int | None, float | None) else "TEXT"
+    return typer.Option(flag, help=metadata["help"], **more)
+
+
+def _annotation(hint: Any) -> Any:
+    """Return the type that typer parses: a tuple of strings is a repeated option."""
+    return list[str] if typing.get_origin(hint) is tuple else hint
+
+
+def takes(params: type[StageParams] | None = None, *, output: str | None = None) -> Callable[..., Any]:
+    """Give a command function the options of a parameters dataclass and the shared flags.
+
+    The wrapped function has keyword parameters `params` (where a dataclass is given) and `options`
+    (RunOptions); all its other parameters are typer's as usual. `output` is the help of -o, where the
+    command writes something.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        own = [
+            parameter
+            for parameter in inspect.signature(function, eval_str=True).parameters.values()
+            if parameter.name not in RESERVED
+        ]
+        added: list[inspect.Parameter] = []
+
+        def add(name: str, annotation: Any, option: Any, default: Any = inspect.Parameter.empty) -> None:
+            added.append(
+                inspect.Parameter(
+                    name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[annotation, option], default=default
+                )
+            )
+
+        if output is not None:
+            add("output", Path, typer.Option("--output", "-o", help=output, show_default=False))
+        knobs = {} if params is None else {item.name: item for item in dataclasses.fields(params)}
+        hints = {} if params is None else typing.get_type_hints(params)
+        for name, item in knobs.items():
+            default = list(item.default) if isinstance(item.default, tuple) else item.default
+            add(name, _annotation(hints[name]), _option(name, item, hints[name]), default)
+        run_defaults = {item.name: item.default for item in dataclasses.fields(RunOptions)}
+        for name, (annotation, option) in SHARED_FLAGS.items():
+            if output is None and name not in TALKING_FLAGS:
+                continue
+            add(name, annotation, option, run_defaults[name])
+        add(
+            "config",
+            Path | None,
+            _run_flag(
+                "--config",
+                help="TOML file with any of these options.",
+                is_eager=True,
+                callback=read_config,
+                metavar="FILE",
+            ),
+            None,
+        )
+
+        @functools.wraps(function)
+        def command(**values: Any) -> Any:
+            values.pop("config")
+            given = {name: values.pop(name) for name in SHARED_FLAGS if name in values}
+            given["output"] = values.pop("output", Path())
+            keywords: dict[str, Any] = {"options": RunOptions(**given)}
+            if params is not None:
+                chosen = {name: values.pop(name) for name in knobs}
+                chosen = {name: tuple(v) if isinstance(v, list) else v for name, v in chosen.items()}
+                keywords["params"] = params(**chosen)
+            return function(**values, **keywords)
+
+        command.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
+        command.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *added]}
+        return command
+
+    return decorate

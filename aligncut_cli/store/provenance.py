@@ -1,0 +1,141 @@
+"""What makes a result: stage, parameters and inputs, their digest, and the record kept in every output."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aligncut_cli
+from aligncut_cli.errors import BadInput
+
+SCHEMA = 1
+FOLDER_RECORD = "aligncut.json"
+KEY = "aligncut"
+RECORDED_SOFTWARE = ("torch", "timm", "zarr", "numpy", "scipy", "scikit-learn", "faiss-gpu", "faiss-cpu", "pillow")
+
+
+@dataclass(frozen=True)
+class InputRecord:
+    """One input of a stage: where it was, what it is, and its digest."""
+
+    path: str
+    kind: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Everything that determines a stage's result; two runs with one digest give one result.
+
+    stage   : the subcommand
+    version : of the stage's algorithm; raised when the same parameters give another result
+    kind    : of the output: features, eigs, ..., or `folder`
+    params  : as JSON values
+    inputs  : in the order that matters
+    extra   : further causes by name, such as the identity of weights
+    loose   : parameters that are recorded but are no cause: `extra` or the inputs say the same by content
+    """
+
+    stage: str
+    version: int
+    kind: str
+    params: Mapping[str, Any]
+    inputs: Sequence[InputRecord] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    loose: Sequence[str] = ()
+
+    def causes(self) -> dict[str, Any]:
+        """Return what the digest is made of; input paths are not part of it."""
+        return {
+            "stage": self.stage,
+            "version": self.version,
+            "params": {name: value for name, value in self.params.items() if name not in self.loose},
+            "inputs": [{"kind": item.kind, "digest": item.digest} for item in self.inputs],
+            "extra": dict(self.extra),
+        }
+
+    @property
+    def digest(self) -> str:
+        """Return the SHA-256 of the canonical JSON of the causes."""
+        return digest_of(self.causes())
+
+    def record(self) -> dict[str, Any]:
+        """Return the record that is kept in the output."""
+        return {
+            "kind": self.kind,
+            "schema": SCHEMA,
+            "stage": self.stage,
+            "version": self.version,
+            "params": dict(self.params),
+            "inputs": [item.__dict__ for item in self.inputs],
+            "extra": dict(self.extra),
+            "digest": self.digest,
+            "seed": self.params.get("seed"),
+        }
+
+    def differences(self, record: Mapping[str, Any]) -> list[str]:
+        """Name each cause in which an existing record differs from this run, as `name: theirs -> ours`."""
+        if record.get("stage") != self.stage:
+            return [f"stage: {record.get('stage')} -> {self.stage}"]
+        lines = []
+        if record.get("version") != self.version:
+            lines.append(f"stage version: {record.get('version')} -> {self.version}")
+        for title in ("params", "extra"):
+            theirs, ours = record.get(title, {}), getattr(self, title)
+            names = [*ours, *(key for key in theirs if key not in ours)]
+            changed = [name for name in names if name not in self.loose and theirs.get(name) != ours.get(name)]
+            lines += [f"{name}: {theirs.get(name)} -> {ours.get(name)}" for name in changed]
+        theirs = [(item.get("kind"), item.get("digest")) for item in record.get("inputs", [])]
+        ours = [(item.kind, item.digest) for item in self.inputs]
+        if theirs != ours:
+            before = ", ".join(str(item.get("path")) for item in record.get("inputs", [])) or "none"
+            lines.append(f"inputs: {before} -> {', '.join(item.path for item in self.inputs) or 'none'}")
+            if before == ", ".join(item.path for item in self.inputs):
+                lines[-1] = f"inputs: the content of {before} has changed"
+        return lines
+
+
+def digest_of(value: Any) -> str:
+    """Return the SHA-256 of a value's canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes."""
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise BadInput(f"cannot read {path}: {error.strerror}", do="Check the path and its permissions.") from error
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """Return the record of a finished store or folder, or None where there is none; reads one small file."""
+    for name in ("zarr.json", FOLDER_RECORD):
+        try:
+            content = json.loads((path / name).read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (OSError, ValueError) as error:
+            raise BadInput(f"{path / name} is not readable: {error}", do="Make the store again.") from error
+        record = content.get("attributes", {}).get(KEY) if name == "zarr.json" else content.get(KEY)
+        if isinstance(record, dict):
+            return record
+    return None
+
+
+def installed_software() -> dict[str, str]:
+    """Return the versions of what computes; reads package metadata, imports nothing."""
+    versions = {"aligncut": aligncut_cli.__version__}
+    for name in RECORDED_SOFTWARE:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
