@@ -234,7 +234,7 @@ def render(tsne: TSNE, *, params: RenderParams, options: RunOptions, console: Co
 @takes()
 def inspect(
     store: Annotated[str, typer.Argument(metavar="STORE", help="Any store or output folder, finished or not.")],
-    params: Annotated[bool, typer.Option("--params", help="Print its parameters as TOML, for --config.")] = False,
+    as_params: Annotated[bool, typer.Option("--params", help="Print its parameters as TOML, for --config.")] = False,
     *,
     options: RunOptions,
 ) -> None:
@@ -246,7 +246,7 @@ def inspect(
 
     found = stage_file.describe(read_piped_path(store))
     console = Console(quiet=options.quiet, verbose=options.verbose)
-    if params:
+    if as_params:
         console.result(stage_file.params_as_toml(found))
     elif options.json:
         console.result_json(found)

@@ -1,0 +1,359 @@
+"""t-SNE of eigenvectors to 2-D or 3-D (PAPER stage 4): nearest neighbours, affinities of one perplexity, gradient descent.
+
+Maaten and Hinton 2008, with the schedule of scikit-learn: points p_ij in the input, q_ij = w_ij / Z in the map, minimise
+KL = sum p log(p / q). The engines fit the same objective from the same start; `tsne_fft` has the sums over all pairs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+from sklearn.manifold import TSNE
+from torch import Tensor
+
+from aligncut_cli.errors import BadInput, UsageError
+from aligncut_cli.maths.neighbours import build_search
+from aligncut_cli.maths.tsne_fft import GridRepulsion, Repulsion, degrees_of_freedom, repel_exactly
+
+ENGINES = ("auto", "fft", "exact", "sklearn")
+
+_FEWEST_POINTS = 5
+# Where the sum over all pairs is as fast as the grid, by measurement on two cores.
+_EXACT_UP_TO = 1000
+# scikit-learn's schedule, so that its result is the reference for ours.
+_EXAGGERATION = 12.0
+_EXAGGERATED_ITERATIONS = 250
+_MOMENTA = (0.5, 0.8)
+_START_SPREAD = 1e-4
+# A pair of points of equal input starts at this distance, times the spread: equal places would get equal forces for ever.
+_JITTER = 1e-2
+# Rows of edges in a block, n_neighbours each: on a CPU they stay in its cache.
+_BLOCK = {"cpu": 1024, "cuda": 1 << 18}
+
+
+@dataclass(frozen=True)
+class TsneFit:
+    """A fitted map.
+
+    coords        : (n, d) float32, centred
+    kl_divergence : of the map from the affinities, in nats
+    engine        : that fitted it, never 'auto'
+    perplexity    : that was used, less than asked for where there are too few points
+    n_neighbors   : whose affinities were kept, about three times the perplexity
+    """
+
+    coords: NDArray[np.float32]
+    kl_divergence: float
+    engine: str
+    perplexity: float
+    n_neighbors: int
+
+
+@dataclass(frozen=True)
+class Affinities:
+    """Conditional probabilities p_j|i of each point's neighbours; the affinity is p_ij = (p_j|i + p_i|j) / 2n.
+
+    neighbours  : (n, k) int32
+    conditional : (n, k) float32, rows sum to 1
+    """
+
+    neighbours: Tensor
+    conditional: Tensor
+
+
+def fit_tsne(
+    points: NDArray[np.float32] | NDArray[np.float64],
+    *,
+    n_dims: int,
+    perplexity: float,
+    iterations: int,
+    engine: str,
+    device: torch.device | str,
+    seed: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> TsneFit:
+    """Lay points out in two or three dimensions such that near ones stay near; the unit of the input does not matter.
+
+    points     : (n, C)
+    n_dims     : 2 or 3
+    perplexity : about the number of near neighbours; lowered to (n - 1) / 3 where there are too few points
+    iterations : of gradient descent; up to 250, half of them at most, exaggerate the affinities
+    engine     : 'fft' O(n) on a grid; 'exact' O(n^2); 'sklearn' Barnes-Hut, the reference; 'auto' the faster of the first two
+    device     : for all but 'sklearn'; on a CPU the same seed gives the same bytes
+    seed       : of the jitter that parts equal points
+    progress   : called with iterations done and all iterations
+    """
+    rows = _standardise(points)
+    _check(rows, n_dims=n_dims, perplexity=perplexity, iterations=iterations, engine=engine)
+    n_points = len(rows)
+    perplexity = min(float(perplexity), (n_points - 1) / 3)
+    n_neighbors = min(n_points - 1, int(3 * perplexity + 1))
+    start = _principal_start(rows, n_dims=n_dims, seed=seed)
+    if engine == "auto":
+        engine = "exact" if n_points <= _EXACT_UP_TO else "fft"
+    if engine == "sklearn":
+        coords, divergence = _fit_by_sklearn(rows, start, perplexity=perplexity, iterations=iterations, seed=seed)
+    else:
+        device = torch.device(device)
+        # Neighbours near each other in memory make the gathers of every iteration two to three times faster.
+        order = _local_order(rows)
+        affinities = find_affinities(torch.from_numpy(rows[order]).to(device), perplexity, n_neighbors=n_neighbors)
+        repel = repel_exactly if engine == "exact" else GridRepulsion(n_dims=n_dims, device=device).repel
+        fitted = _descend(
+            torch.from_numpy(start[order].T.copy()).to(device), affinities, repel, iterations=iterations, progress=progress
+        )
+        divergence = divergence_of(fitted, affinities, repel(fitted))
+        coords = np.empty_like(start)
+        coords[order] = fitted.T.cpu().numpy()
+    if not np.isfinite(coords).all():
+        raise BadInput(
+            f"t-SNE of {n_points:,} points did not converge: the map is not finite",
+            do="look at the eigenvectors with 'aligncut inspect', or try --engine sklearn",
+        )
+    coords -= coords.mean(axis=0, dtype=np.float64).astype(np.float32)
+    return TsneFit(coords, divergence, engine, perplexity, n_neighbors)
+
+
+def find_affinities(rows: Tensor, perplexity: float, *, n_neighbors: int) -> Affinities:
+    """Conditional probabilities of the nearest neighbours, of a Gaussian whose width gives each point the same perplexity.
+
+    rows : (n, C) float32, on the device to compute on
+    """
+    search = build_search(rows, method="flat" if rows.device.type == "cpu" else "torch", metric="euclidean", seed=0, device=rows.device)
+    _, found = search.search(rows, n_neighbors + 1)
+    neighbours = drop_self(found)
+    conditional = torch.empty(neighbours.shape, dtype=torch.float32, device=rows.device)
+    block = _BLOCK.get(rows.device.type, 1 << 18)
+    for start in range(0, len(rows), block):
+        near = neighbours[start : start + block]
+        square = (rows[near].double() - rows[start : start + block, None].double()).square().sum(2)
+        conditional[start : start + block] = calibrate_perplexity(square, perplexity)
+    return Affinities(neighbours.to(torch.int32), conditional)
+
+
+def drop_self(found: Tensor) -> Tensor:
+    """Leave each point out of its own neighbours, or the last one where equal points have crowded it out.
+
+    found   : (n, k + 1) int64 indices
+    returns : (n, k)
+    """
+    itself = found == torch.arange(len(found), device=found.device)[:, None]
+    itself[:, -1] |= ~itself.any(dim=1)
+    return found[~itself].view(len(found), -1)
+
+
+def calibrate_perplexity(square_distances: Tensor, perplexity: float) -> Tensor:
+    """Gaussian weights exp(-beta d^2) of each row with beta such that exp(entropy) is the perplexity.
+
+    Newton's method in log beta, where the entropy falls by beta^2 Var(d^2), kept within a bracket by bisection. Rows that cannot
+    have the perplexity, as more distances are zero, end at the nearest they can have: equal weights for those.
+
+    square_distances : (n, k) float64, in any unit
+    returns          : (n, k) float64, rows sum to 1
+    """
+    excess = square_distances - square_distances.amin(1, keepdim=True)
+    unit = excess.mean(1, keepdim=True)
+    excess = excess / torch.where(unit > 0, unit, 1.0)
+    target = math.log(perplexity)
+    low = torch.full_like(unit, math.log(1e-9))
+    high = torch.full_like(unit, math.log(1e18))
+    log_beta = torch.zeros_like(unit)
+    for _ in range(64):
+        beta = log_beta.exp()
+        weights = torch.exp(-beta * excess)
+        weights /= weights.sum(1, keepdim=True)
+        mean = (weights * excess).sum(1, keepdim=True)
+        variance = (weights * excess.square()).sum(1, keepdim=True) - mean.square()
+        entropy = beta * mean - weights[..., :1].log() if False else -(weights * weights.clamp(min=1e-300).log()).sum(1, keepdim=True)
+        error = entropy - target
+        if bool((error.abs() < 1e-6).all()):
+            break
+        low = torch.where(error > 0, log_beta, low)
+        high = torch.where(error > 0, high, log_beta)
+        step = log_beta + error / (beta.square() * variance).clamp(min=1e-12)
+        log_beta = torch.where((step > low) & (step < high), step, (low + high) / 2)
+    return weights
+
+
+def attract(coords: Tensor, affinities: Affinities) -> Tensor:
+    """Pull along the edges: sum_j p_ij u_ij (y_i - y_j) with u = 1 / (1 + r^2 / dof), times 2 n.
+
+    coords  : (d, n) float32
+    returns : (d, n)
+    """
+    n_dims, n_points = coords.shape
+    dof = degrees_of_freedom(n_dims)
+    block = _BLOCK.get(coords.device.type, 1 << 18)
+    force = torch.zeros_like(coords)
+    for start in range(0, n_points, block):
+        near = affinities.neighbours[start : start + block]
+        ends = near.reshape(-1)
+        apart = [
+            coords[axis, start : start + block, None] - torch.index_select(coords[axis], 0, ends).view(near.shape)
+            for axis in range(n_dims)
+        ]
+        base = apart[0].square()
+        for along in apart[1:]:
+            base.addcmul_(along, along)
+        pull = affinities.conditional[start : start + block] / base.div_(dof).add_(1.0)
+        for axis, along in enumerate(apart):
+            along.mul_(pull)
+            force[axis, start : start + block] += along.sum(1)
+            # An edge pulls at both ends alike, which makes p_ij symmetric without storing it twice.
+            force[axis].index_add_(0, ends, along.view(-1), alpha=-1)
+    return force
+
+
+def gradient_of(coords: Tensor, affinities: Affinities, repulsion: Repulsion, *, exaggeration: float = 1.0) -> Tensor:
+    """Gradient of the divergence, 2 (dof + 1) / dof sum_j (p_ij - q_ij) u_ij (y_i - y_j).
+
+    coords  : (d, n) float32
+    returns : (d, n)
+    """
+    n_dims, n_points = coords.shape
+    dof = degrees_of_freedom(n_dims)
+    # grad phi = -(dof + 1) / dof sum_j w_ij u_ij (y_i - y_j). The grid's forces sum to zero up to its error, which is taken out.
+    push = repulsion.gradient - repulsion.gradient.mean(1, keepdim=True)
+    return attract(coords, affinities).mul_(exaggeration * (dof + 1) / dof / n_points).add_(push, alpha=2 / _normaliser(repulsion))
+
+
+def divergence_of(coords: Tensor, affinities: Affinities, repulsion: Repulsion) -> float:
+    """KL divergence sum p log(p / q) over the edges, in nats.
+
+    coords : (d, n) float32
+    """
+    n_dims, n_points = coords.shape
+    dof = degrees_of_freedom(n_dims)
+    block = _BLOCK.get(coords.device.type, 1 << 18)
+    log_kernel = 0.0
+    for start in range(0, n_points, block):
+        near = affinities.neighbours[start : start + block].long()
+        square = (coords[:, start : start + block, None] - coords[:, near]).double().square().sum(0)
+        logs = torch.log1p(square / dof) * (-(dof + 1) / 2)
+        log_kernel += float((affinities.conditional[start : start + block].double() * logs).sum()) / n_points
+    total, information = _information(affinities)
+    return information - log_kernel + total * math.log(_normaliser(repulsion))
+
+
+def _information(affinities: Affinities) -> tuple[float, float]:
+    """Sum of p_ij, which is one up to rounding, and of p_ij log p_ij."""
+    n_points, k = affinities.neighbours.shape
+    directed = sparse.csr_array(
+        (
+            affinities.conditional.cpu().double().numpy().ravel() / (2 * n_points),
+            affinities.neighbours.cpu().numpy().ravel(),
+            np.arange(0, n_points * k + 1, k),
+        ),
+        shape=(n_points, n_points),
+    )
+    both = (directed + directed.T).data
+    both = both[both > 0]
+    return float(both.sum()), float((both * np.log(both)).sum())
+
+
+def _normaliser(repulsion: Repulsion) -> float:
+    """Z = sum over pairs of different points of w_ij."""
+    n_points = len(repulsion.potential)
+    return max(float(repulsion.potential.double().sum()) - n_points, 1e-12)
+
+
+def _descend(
+    coords: Tensor,
+    affinities: Affinities,
+    repel: Callable[[Tensor], Repulsion],
+    *,
+    iterations: int,
+    progress: Callable[[int, int], None] | None,
+) -> Tensor:
+    """Gradient descent with momentum and a gain per coordinate (Jacobs 1988), exaggerating the affinities at first."""
+    n_points = coords.shape[1]
+    rate = max(n_points / _EXAGGERATION / 4, 50.0)
+    exaggerated = min(_EXAGGERATED_ITERATIONS, iterations // 2)
+    update, gains = torch.zeros_like(coords), torch.ones_like(coords)
+    for iteration in range(iterations):
+        early = iteration < exaggerated
+        if iteration == exaggerated:
+            update.zero_()
+            gains.fill_(1.0)
+        gradient = gradient_of(coords, affinities, repel(coords), exaggeration=_EXAGGERATION if early else 1.0)
+        gains = torch.where(update * gradient < 0, gains + 0.2, gains * 0.8).clamp_(min=0.01)
+        update.mul_(_MOMENTA[0] if early else _MOMENTA[1]).addcmul_(gains, gradient, value=-rate)
+        coords = coords + update
+        if progress is not None:
+            progress(iteration + 1, iterations)
+    return coords
+
+
+def _fit_by_sklearn(
+    rows: NDArray[np.float32], start: NDArray[np.float32], *, perplexity: float, iterations: int, seed: int
+) -> tuple[NDArray[np.float32], float]:
+    model = TSNE(
+        n_components=start.shape[1], perplexity=perplexity, max_iter=iterations, init=start, learning_rate="auto", random_state=seed
+    )
+    coords = np.asarray(model.fit_transform(rows), dtype=np.float32)
+    return coords, float(model.kl_divergence_)
+
+
+def _standardise(points: NDArray[np.float32] | NDArray[np.float64]) -> NDArray[np.float32]:
+    """Centre, and divide by the root mean square, so that float32 suits any unit: (n, C) float32."""
+    if points.ndim != 2:
+        raise BadInput(f"t-SNE needs a table of points, not an array of shape {points.shape}")
+    rows = points.astype(np.float64)
+    if not np.isfinite(rows).all():
+        bad = int((~np.isfinite(rows).all(axis=1)).sum())
+        raise BadInput(f"{bad:,} of {len(rows):,} points for t-SNE are not finite", do="make the eigs store again with 'aligncut eigs'")
+    if rows.size:
+        rows -= rows.mean(axis=0)
+        largest = float(np.abs(rows).max())
+        if largest > 0:
+            rows /= largest
+            rows /= math.sqrt(float(np.mean(rows**2)))
+    return rows.astype(np.float32)
+
+
+def _check(rows: NDArray[np.float32], *, n_dims: int, perplexity: float, iterations: int, engine: str) -> None:
+    if engine not in ENGINES:
+        raise UsageError(f"there is no t-SNE engine {engine!r}", do=f"choose one of {', '.join(ENGINES)}")
+    if n_dims not in (2, 3):
+        raise UsageError(f"t-SNE makes maps of 2 or 3 dimensions, not {n_dims}", do="give --dims 2 or --dims 3")
+    if not perplexity > 1:
+        raise UsageError(f"a perplexity of {perplexity} is too small", do="give --perplexity 30 or another value above 1")
+    fewest = 250 if engine == "sklearn" else 1
+    if iterations < fewest:
+        raise UsageError(f"the {engine} engine of t-SNE needs at least {fewest} iterations, not {iterations}")
+    if len(rows) < _FEWEST_POINTS or rows.shape[1] < 1:
+        raise BadInput(
+            f"t-SNE needs at least {_FEWEST_POINTS} points of 1 coordinate, not {rows.shape[0]} of {rows.shape[1]}",
+            do="give more images, or a larger --n-sample",
+        )
+
+
+def _principal_start(rows: NDArray[np.float32], *, n_dims: int, seed: int) -> NDArray[np.float32]:
+    """Leading principal components at the start's spread, and jitter: (n, d) float32."""
+    wide = rows.astype(np.float64)
+    _, axes = np.linalg.eigh(wide.T @ wide)
+    axes = axes[:, ::-1][:, :n_dims]
+    axes *= np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
+    start = np.zeros((len(rows), n_dims))
+    start[:, : axes.shape[1]] = wide @ axes
+    spread = start[:, 0].std()
+    if spread > 0:
+        start *= _START_SPREAD / spread
+    start += np.random.default_rng(seed).normal(scale=_START_SPREAD * _JITTER, size=start.shape)
+    return start.astype(np.float32)
+
+
+def _local_order(rows: NDArray[np.float32], *, leaf: int = 64) -> NDArray[np.int64]:
+    """Order points such that near ones are mostly near in it: halved at the median of one coordinate after another."""
+    n_points = len(rows)
+    order = np.arange(n_points)
+    for level in range(max(0, math.ceil(math.log2(n_points / leaf)))):
+        part = np.arange(n_points) * 2**level // n_points
+        order = order[np.lexsort((rows[order, level % rows.shape[1]], part))]
+    return order

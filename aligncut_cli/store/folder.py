@@ -1,0 +1,20 @@
+"""Where files go in an output folder: never out of it, whatever an image is called."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+
+from aligncut_cli.errors import BadInput
+
+
+def file_for_image(folder: Path, image_id: str, suffix: str) -> Path:
+    """Return `folder/<image id><suffix>` and make its parent; ids may hold folders of their own.
+
+    raises : BadInput where the id would lead out of the folder
+    """
+    parts = PurePosixPath(image_id).parts
+    if not parts or image_id.startswith("/") or any(part in ("..", ".") or "\0" in part for part in parts):
+        raise BadInput(f"the image id {image_id!r} is not a name inside a folder", do="Make the store again.")
+    path = folder.joinpath(*parts[:-1], parts[-1] + suffix)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path

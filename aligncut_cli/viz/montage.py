@@ -1,0 +1,83 @@
+"""Draws one photo and its coloured token grids as a labelled picture (Fig. 4), and several such in an overview."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+Pixels = NDArray[np.uint8]
+PAPER, INK, WARNING = (255, 255, 255), (40, 40, 40), (180, 30, 30)
+GAP = 4
+
+
+@cache
+def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size)
+
+
+def colour_grid(rgb: Pixels, size: tuple[int, int]) -> Image.Image:
+    """Enlarge a token grid to (height, width) pixels; every token keeps its colour, nothing is blended.
+
+    rgb : (h, w, 3) colours of the patches, row by row
+    """
+    return Image.fromarray(rgb).resize((size[1], size[0]), Image.Resampling.NEAREST)
+
+
+def draw_montage(
+    photo: Pixels,
+    grids: Mapping[str, Sequence[tuple[int, Pixels]]],
+    *,
+    title: str,
+    warning: str = "",
+) -> Image.Image:
+    """Draw the photo, then one row per model with a tile per layer, in one scale.
+
+    photo   : (H, W, 3), whose size is that of every tile
+    grids   : for each model its (layer, (h, w, 3) colours), in order
+    warning : a line in red, such as that the alignment is a control
+    returns : the picture; rows are labelled with the model, tiles with the layer
+    """
+    height, width = photo.shape[:2]
+    text = max(10, height // 9)
+    label = max(round(text * 0.62 * max(len(name) for name in grids)) + 2 * GAP, text)
+    columns = 1 + max(len(tiles) for tiles in grids.values())
+    head = text + 2 * GAP + (text + GAP if warning else 0)
+    row = height + text + 2 * GAP
+    canvas = Image.new("RGB", (label + columns * (width + GAP) + GAP, head + len(grids) * row + GAP), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    draw.text((GAP, GAP), title, fill=INK, font=_font(text))
+    if warning:
+        draw.text((GAP, 2 * GAP + text), warning, fill=WARNING, font=_font(text))
+    for index, (name, tiles) in enumerate(grids.items()):
+        top = head + index * row + text + GAP
+        if index == 0:
+            canvas.paste(Image.fromarray(photo), (label, top))
+        draw.text((GAP, top + height // 2), name, fill=INK, font=_font(text), anchor="lm")
+        for column, (layer, rgb) in enumerate(tiles, start=1):
+            left = label + column * (width + GAP)
+            draw.text((left, top - GAP // 2), f"layer {layer}", fill=INK, font=_font(text - 2), anchor="lb")
+            canvas.paste(colour_grid(rgb, (height, width)), (left, top))
+    return canvas
+
+
+def stack_pictures(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Put pictures under each other, left-aligned."""
+    width = max(picture.width for picture in pictures)
+    canvas = Image.new("RGB", (width, sum(picture.height for picture in pictures)), PAPER)
+    top = 0
+    for picture in pictures:
+        canvas.paste(picture, (0, top))
+        top += picture.height
+    return canvas
+
+
+def missing_photo(size: tuple[int, int]) -> Pixels:
+    """Return a grey tile of (height, width) in the place of a photo that cannot be found."""
+    canvas = Image.new("RGB", (size[1], size[0]), (225, 225, 225))
+    draw = ImageDraw.Draw(canvas)
+    draw.text((size[1] // 2, size[0] // 2), "photo not found", fill=INK, font=_font(12), anchor="mm")
+    return np.asarray(canvas)
