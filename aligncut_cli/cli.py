@@ -44,7 +44,7 @@ def main() -> NoReturn:
     console = Console(verbose="-v" in sys.argv or "--verbose" in sys.argv)
     try:
         app()
-    except (AlignCutError, KeyboardInterrupt, Exception) as error:
+    except Exception as error:
         sys.exit(report_failure(error, console))
     sys.exit(0)
 
@@ -52,7 +52,8 @@ def main() -> NoReturn:
 def report_failure(error: BaseException, console: Console) -> int:
     """Say what went wrong, and return the exit code."""
     if isinstance(error, KeyboardInterrupt):
-        console.warn("stopped. What is finished is kept; the same command goes on from there.")
+        done = "; ".join(getattr(error, "__notes__", []))
+        console.warn(f"stopped{f' ({done})' if done else ''}. The same command goes on from there.")
         return 130
     if isinstance(error, BrokenPipeError):
         return 0
@@ -120,7 +121,10 @@ def stage(function: Callable[..., Any]) -> Callable[..., None]:
     def command(**values: Any) -> None:
         options: RunOptions = values["options"]
         console = Console(quiet=options.quiet, verbose=options.verbose)
-        show(function(**values, console=console), options, console)
+        try:
+            show(function(**values, console=console), options, console)
+        except KeyboardInterrupt as error:  # typer would end here without a word
+            raise typer.Exit(report_failure(error, console)) from error
 
     return command
 

@@ -133,7 +133,8 @@ class Console:
         if self.verbose:
             traceback.print_exception(error, file=sys.stderr)
         if isinstance(error, AlignCutError):
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", []))
+            print(f"error: {error}{notes}", file=sys.stderr, flush=True)
         else:
             print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
             print(

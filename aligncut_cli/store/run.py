@@ -34,7 +34,7 @@ from types import TracebackType
 from typing import Any
 
 from aligncut_cli.console import readable_bytes
-from aligncut_cli.errors import AlignCutError, OutOfResources, OutputInTheWay, UsageError
+from aligncut_cli.errors import AlignCutError, OutOfResources, OutputInTheWay, Stopped, UsageError
 from aligncut_cli.params import RunOptions
 from aligncut_cli.store.provenance import FOLDER_RECORD, KEY, Identity, installed_software, read_record
 
@@ -89,6 +89,8 @@ class Work:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if isinstance(error, KeyboardInterrupt | Stopped):
+            error.add_note(self.progress_line())
         self._unlock()
 
     # beginning
@@ -236,7 +238,7 @@ class Work:
     def progress_line(self) -> str:
         """Say how far an interrupted run has got."""
         if self._plan is None:
-            return "nothing had been done yet"
+            return "nothing had been written yet"
         parts = [f"{self.count_done(phase):,} of {count:,} {phase}" for phase, count in self._plan.phases.items()]
         return "done so far: " + ", ".join(parts)
 

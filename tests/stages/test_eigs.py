@@ -1,0 +1,246 @@
+"""`eigs` as a whole, against a dense double-precision solution of the same graph."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.linalg
+import zarr
+from numpy.typing import NDArray
+
+from aligncut_cli.store.read import open_store
+from tests.conftest import TINY, aligncut, array_bytes, done, make_photos
+
+CARRIED = ["--n-eig", 4, "--n-sample", 150, "--neighbors", 7]
+
+
+def all_rows(store: Path, array: str) -> NDArray[np.float64]:
+    """Read every node's row in flat order: models in order, then C-order."""
+    opened = open_store(store)
+    parts = [opened.read(f"{name}/{array}") for name in opened.record["models"]]
+    return np.concatenate([part.reshape(-1, part.shape[-1]) for part in parts]).astype(np.float64)
+
+
+def dense_affinity(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.exp(unit @ unit.T - 1)
+
+
+def dense_solution(rows: NDArray[np.float64], n_eig: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Solve Eq. 3 in double precision without any of our code."""
+    graph = dense_affinity(rows)
+    root = np.sqrt(graph.sum(axis=1))
+    values, vectors = scipy.linalg.eigh(graph / root[:, None] / root[None, :])
+    return values[::-1][:n_eig], vectors[:, ::-1][:, :n_eig]
+
+
+def principal_angles(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    return scipy.linalg.subspace_angles(a, b)
+
+
+def test_all_nodes_sampled_is_the_dense_solution(tmp_path: Path, features: Path) -> None:
+    output = done("eigs", features, "-o", tmp_path / "e.zarr", "--n-eig", 6)
+    values, vectors = dense_solution(all_rows(features, "tokens"), 6)
+    found = all_rows(output, "eigvecs")
+    np.testing.assert_allclose(open_store(output).read("eigenvalues")[0], values, rtol=1e-6)
+    assert principal_angles(found, vectors).max() < 1e-4
+    np.testing.assert_allclose(np.abs((found * vectors).sum(axis=0)), 1, atol=1e-6)
+    assert open_store(output).record["summary"]["exact"] is True
+
+
+def test_each_model_and_each_layer_can_be_cut_alone(tmp_path: Path, features: Path) -> None:
+    rows = all_rows(features, "tokens")
+    for group, count in (("model", 2), ("layer", 6)):
+        output = done("eigs", features, "-o", tmp_path / f"{group}.zarr", "--group", group, "--n-eig", 3)
+        found, values = all_rows(output, "eigvecs"), open_store(output).read("eigenvalues")
+        assert values.shape == (count, 3)
+        for index, (part, own) in enumerate(zip(np.split(rows, count), np.split(found, count), strict=True)):
+            expected, vectors = dense_solution(part, 3)
+            np.testing.assert_allclose(values[index], expected, rtol=1e-6)
+            assert principal_angles(own, vectors).max() < 1e-4
+
+
+def naive_average(rows: NDArray[np.float64], store: Path, k: int) -> NDArray[np.float64]:
+    """Carry by Eq. 4 in a plain loop over nodes."""
+    opened = open_store(store)
+    nodes, eigvecs = opened.read("sample/node")[0], opened.read("sample/eigvecs")[0].astype(np.float64)
+    affinity = dense_affinity(rows)[:, nodes]
+    out = np.empty((len(rows), eigvecs.shape[1]))
+    for i, weights in enumerate(affinity):
+        nearest = sorted(range(len(nodes)), key=lambda j: -weights[j])[:k]
+        out[i] = sum(weights[j] * eigvecs[j] for j in nearest) / sum(weights[j] for j in nearest)
+    return out
+
+
+def test_carried_rows_are_the_naive_average_of_equation_4(tmp_path: Path, features: Path) -> None:
+    output = done("eigs", features, "-o", tmp_path / "e.zarr", *CARRIED, "--search", "flat")
+    expected = naive_average(all_rows(features, "tokens"), output, 7)
+    np.testing.assert_allclose(all_rows(output, "eigvecs"), expected, atol=1e-5)
+
+
+def test_nystrom_rows_are_the_naive_formula(tmp_path: Path, features: Path) -> None:
+    output = done("eigs", features, "-o", tmp_path / "e.zarr", *CARRIED, "--extend", "nystrom")
+    opened, rows = open_store(output), all_rows(features, "tokens")
+    nodes = opened.read("sample/node")[0]
+    affinity = dense_affinity(rows)[:, nodes]
+    degrees = affinity[nodes].sum(axis=1)
+    scaled = affinity / np.sqrt(affinity.sum(axis=1))[:, None] / np.sqrt(degrees)[None, :]
+    expected = scaled @ opened.read("sample/eigvecs")[0] / opened.read("eigenvalues")[0]
+    found = all_rows(output, "eigvecs")
+    np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-4)
+    np.testing.assert_allclose(found[nodes], opened.read("sample/eigvecs")[0], atol=2e-4)
+
+
+def test_orthogonalized_columns_are_orthogonal_with_the_scale_of_the_sample(tmp_path: Path, features: Path) -> None:
+    plain = all_rows(done("eigs", features, "-o", tmp_path / "p.zarr", *CARRIED), "eigvecs")
+    output = done("eigs", features, "-o", tmp_path / "e.zarr", *CARRIED, "--orthogonalize")
+    found = all_rows(output, "eigvecs")
+    np.testing.assert_allclose(found.T @ found, np.eye(4) * len(found) / 150, atol=1e-3)
+    assert principal_angles(found, plain).max() < 1e-4
+
+
+def test_the_check_reports_the_residual_of_full_graph_rows(tmp_path: Path, features: Path) -> None:
+    rows = all_rows(features, "tokens")
+    output = done("eigs", features, "-o", tmp_path / "e.zarr", *CARRIED, "--check", len(rows))
+    opened, found = open_store(output), all_rows(output, "eigvecs")
+    graph = dense_affinity(rows)
+    root = np.sqrt(graph.sum(axis=1))
+    values = opened.read("eigenvalues")[0]
+    residual = (graph / root[:, None] / root[None, :]) @ found - found * values
+    expected = np.linalg.norm(residual, axis=0) / (values * np.linalg.norm(found, axis=0))
+    report = opened.record["summary"]["check"]["all"]
+    assert report["rows"] == len(rows)
+    np.testing.assert_allclose(report["residual"], expected, rtol=1e-3)
+
+
+def test_batches_chunks_and_workers_change_rounding_only(tmp_path: Path, photos: Path) -> None:
+    stores = []
+    for name, batch in (("a", 1), ("b", 16)):
+        features = done(
+            "extract", photos, "-o", tmp_path / f"{name}.zarr", *TINY, "--workers", batch % 2, "--batch-size", batch
+        )
+        stores.append(done("eigs", features, "-o", tmp_path / f"e{name}.zarr", *CARRIED))
+    a, b = (all_rows(store, "eigvecs") for store in stores)
+    assert np.array_equal(open_store(stores[0]).read("sample/node"), open_store(stores[1]).read("sample/node"))
+    np.testing.assert_allclose(a, b, atol=2e-3)
+
+
+def test_permuting_the_images_permutes_the_result(tmp_path: Path, photos: Path) -> None:
+    files = sorted(photos.glob("*.png"))
+    results = []
+    for name, order in (("forward", files), ("backward", files[::-1])):
+        listed = tmp_path / f"{name}.txt"
+        listed.write_text("\n".join(map(str, order)))
+        features = done("extract", listed, "-o", tmp_path / f"{name}.zarr", *TINY, "--batch-size", 1)
+        output = done("eigs", features, "-o", tmp_path / f"e-{name}.zarr", *CARRIED)
+        results.append(open_store(output).read("tiny/eigvecs"))
+    np.testing.assert_allclose(results[0], results[1][:, ::-1], atol=1e-4)
+
+
+def test_new_images_are_carried_into_an_existing_space(tmp_path: Path, photos: Path) -> None:
+    features = done("extract", photos, "-o", tmp_path / "f.zarr", *TINY, "--batch-size", 1)
+    base = done("eigs", features, "-o", tmp_path / "e.zarr", *CARRIED, "--search", "flat", "--orthogonalize")
+    some = make_photos(tmp_path / "some", 5)
+    subset = done("extract", some, "-o", tmp_path / "g.zarr", *TINY, "--batch-size", 1)
+    extended = done("eigs", subset, "-o", tmp_path / "x.zarr", "--basis", base, "--neighbors", 7, "--search", "flat")
+    ours, theirs = open_store(extended).read("tiny/eigvecs"), open_store(base).read("tiny/eigvecs")
+    np.testing.assert_allclose(ours, theirs[:, :5], atol=1e-5)
+    shutil.rmtree(features)
+    again = done("eigs", subset, "-o", tmp_path / "y.zarr", "--basis", base, "--neighbors", 7, "--search", "flat")
+    assert array_bytes(again) == array_bytes(extended)
+
+
+def test_farthest_point_samples_cover_the_graph(tmp_path: Path, features: Path) -> None:
+    rows = all_rows(features, "tokens")
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    far = {}
+    for sample in ("uniform", "fps"):
+        output = done("eigs", features, "-o", tmp_path / f"{sample}.zarr", *CARRIED, "--sample", sample)
+        nodes = open_store(output).read("sample/node")[0]
+        assert len(np.unique(nodes)) == 150
+        far[sample] = np.linalg.norm(unit[:, None] - unit[nodes][None], axis=2).min(axis=1).max()
+    assert far["fps"] < far["uniform"]
+
+
+def test_one_image_too_few_nodes_and_constant_features(tmp_path: Path) -> None:
+    features = done("extract", make_photos(tmp_path / "one", 1), "-o", tmp_path / "f.zarr", *TINY)
+    done("eigs", features, "-o", tmp_path / "e.zarr", "--n-eig", 3)
+    few = aligncut("eigs", features, "-o", tmp_path / "g.zarr", "--n-eig", 60)
+    assert few.code == 3
+    assert "--n-eig" in few.err
+    group = zarr.open_group(features, mode="r+")
+    group["tiny/tokens"][...] = np.ones(group["tiny/tokens"].shape, dtype=np.float16)
+    constant = done("eigs", features, "-o", tmp_path / "c.zarr", "--n-eig", 3)
+    values = open_store(constant).read("eigenvalues")[0]
+    np.testing.assert_allclose(values, [1, 0, 0], atol=1e-6)
+    assert np.isfinite(all_rows(constant, "eigvecs")).all()
+
+
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "lost"])
+def test_a_damaged_chunk_is_named_and_never_used(tmp_path: Path, features: Path, damage: str) -> None:
+    copy = tmp_path / "f.zarr"
+    shutil.copytree(features, copy)
+    chunk = copy / "pair/tokens/c/2/0/0/0"
+    content = bytearray(chunk.read_bytes())
+    if damage == "lost":
+        chunk.unlink()
+    else:
+        content[len(content) // 2] ^= 1
+        chunk.write_bytes(content[: len(content) // 2] if damage == "truncated" else content)
+    result = aligncut("eigs", copy, "-o", tmp_path / "e.zarr", *CARRIED)
+    assert result.code == 3
+    assert "pair/tokens" in result.err
+    assert "c/2/0/0/0" in result.err
+    assert not (tmp_path / "e.zarr").exists()
+
+
+def test_features_that_are_not_finite_are_named(tmp_path: Path, features: Path) -> None:
+    copy = tmp_path / "f.zarr"
+    shutil.copytree(features, copy)
+    group = zarr.open_group(copy, mode="r+")
+    values = group["tiny/tokens"][...]
+    values[1, 3, 2, 5] = np.nan
+    group["tiny/tokens"][...] = values
+    result = aligncut("eigs", copy, "-o", tmp_path / "e.zarr", *CARRIED)
+    assert result.code == 3
+    assert "tiny:1" in result.err
+    assert "finite" in result.err
+
+
+def test_wrong_inputs_are_refused_with_what_to_do(tmp_path: Path, features: Path, eigs: Path) -> None:
+    for store, words in (
+        (tmp_path / "nothing.zarr", "no such store"),
+        (tmp_path, "not an aligncut store"),
+        (eigs, "holds eigs, not features"),
+    ):
+        result = aligncut("eigs", store, "-o", tmp_path / "e.zarr")
+        assert result.code == 3
+        assert words in result.err
+    pooled = done("extract", make_photos(tmp_path / "p", 2), "-o", tmp_path / "p.zarr", *TINY, "--save", "pooled")
+    result = aligncut("eigs", pooled, "-o", tmp_path / "e.zarr")
+    assert result.code == 3
+    assert "--save both" in result.err
+
+
+def test_models_of_different_width_need_an_alignment_or_a_graph_each(tmp_path: Path, photos: Path) -> None:
+    wide = [*TINY, "--model", "wide=vit_small_patch16_224@64"]
+    features = done("extract", photos, "-o", tmp_path / "f.zarr", *wide)
+    refused = aligncut("eigs", features, "-o", tmp_path / "e.zarr", "--n-eig", 3)
+    assert refused.code == 3
+    assert "--alignment" in refused.err
+    output = done("eigs", features, "-o", tmp_path / "m.zarr", "--n-eig", 3, "--group", "model")
+    values, _ = dense_solution(open_store(features).read("tiny/tokens").reshape(-1, 192).astype(np.float64), 3)
+    np.testing.assert_allclose(open_store(output).read("eigenvalues")[0], values, rtol=1e-5)
+
+
+def test_the_record_tells_what_was_done(features: Path, eigs: Path) -> None:
+    record = json.loads((eigs / "zarr.json").read_text())["attributes"]["aligncut"]
+    assert {"kind", "schema", "stage", "version", "models", "params", "inputs", "digest", "seed"} <= record.keys()
+    assert {"created", "software", "runtime"} <= record.keys()
+    assert record["models"] == ["tiny", "pair"]
+    assert record["inputs"][0]["digest"] == open_store(features).record["digest"]
+    assert record["summary"]["search"]["method"] in ("flat", "torch", "ivf")

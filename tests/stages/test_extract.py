@@ -1,0 +1,150 @@
+"""`extract` as a whole, against timm called by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from aligncut_cli.errors import UsageError
+from aligncut_cli.stages.extract_phases import parse_layers
+from aligncut_cli.store.read import open_store
+from tests.conftest import TINY, aligncut, array_bytes, done, make_photos
+
+
+def by_hand(model: torch.nn.Module, photo: Path, size: int) -> np.ndarray:
+    """Attention branch of every block for one photo, without hooks."""
+    picture = Image.open(photo).convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
+    mean, std = (np.array(model.pretrained_cfg[key]) for key in ("mean", "std"))
+    x = torch.from_numpy(((np.asarray(picture) / 255 - mean) / std).transpose(2, 0, 1)[None]).float()
+    out = []
+    with torch.inference_mode():
+        x = model._pos_embed(model.patch_embed(x))
+        for block in model.blocks:
+            branch = block.ls1(block.attn(block.norm1(x)))
+            out.append(branch[0].numpy())
+            x = x + branch
+            x = x + block.ls2(block.mlp(block.norm2(x)))
+    return np.stack(out)
+
+
+def test_tokens_and_means_are_those_of_the_attention_branch(tmp_path: Path, photos: Path) -> None:
+    model = timm.create_model("vit_tiny_patch16_224", img_size=64, num_classes=0).eval()
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    output = done(
+        *["extract", photos, "-o", tmp_path / "f.zarr", "--model", "m=vit_tiny_patch16_224@64"],
+        *["--weights", f"m={tmp_path / 'w.safetensors'}", "--batch-size", 5],
+    )
+    store = open_store(output)
+    expected = np.stack([by_hand(model, photo, 64) for photo in sorted(photos.glob("*.png"))], axis=1)
+    tokens, pooled = store.read("m/tokens"), store.read("m/pooled")
+    assert tokens.shape == expected.shape == (12, 12, 17, 192)
+    np.testing.assert_allclose(tokens, expected, rtol=2e-3, atol=2e-3 * np.abs(expected).max())
+    np.testing.assert_allclose(pooled, expected.mean(axis=2), rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+    assert store.record["models"] == ["m"]
+    assert store.axes["m"].grid == (4, 4)
+    assert store.axes["m"].class_token is True
+
+
+def test_layers_and_sampled_tokens_are_those_of_the_whole(tmp_path: Path, photos: Path) -> None:
+    whole = open_store(done("extract", photos, "-o", tmp_path / "f.zarr", *TINY)).read("tiny/tokens")
+    some = open_store(
+        done("extract", photos, "-o", tmp_path / "g.zarr", *TINY[:-1], "0,2", "--sample-tokens", 5, "--seed", 0)
+    )
+    token = some.read("tiny/token")
+    assert token.shape == (12, 5)
+    assert (np.diff(token, axis=1) > 0).all()
+    assert len(np.unique(token)) > 5
+    expected = np.take_along_axis(whole[[0, 2]], token[None, :, :, None], axis=2)
+    assert np.array_equal(some.read("tiny/tokens"), expected)
+    assert some.axes["tiny"].layers == (0, 2)
+
+
+def test_sampled_tokens_depend_on_the_seed_and_not_on_the_other_images(tmp_path: Path, photos: Path) -> None:
+    few = make_photos(tmp_path / "few", 3)
+    chosen = [
+        open_store(done("extract", folder, "-o", tmp_path / name, *TINY, "--sample-tokens", 4, "--seed", seed)).read(
+            "tiny/token"
+        )
+        for folder, name, seed in ((photos, "a.zarr", 0), (few, "b.zarr", 0), (few, "c.zarr", 1))
+    ]
+    assert np.array_equal(chosen[0][:3], chosen[1])
+    assert not np.array_equal(chosen[1], chosen[2])
+
+
+def test_save_chooses_the_arrays(tmp_path: Path, photos: Path) -> None:
+    for save, arrays in (("tokens", {"tokens"}), ("pooled", {"pooled"}), ("both", {"pooled", "tokens"})):
+        store = open_store(done("extract", photos, "-o", tmp_path / f"{save}.zarr", *TINY, "--save", save))
+        assert set(store.names("tiny")) == arrays
+
+
+def test_workers_and_batches_leave_the_bytes_or_the_values(tmp_path: Path, photos: Path) -> None:
+    stores = [
+        done("extract", photos, "-o", tmp_path / f"{workers}.zarr", *TINY, "--workers", workers) for workers in (0, 2)
+    ]
+    assert array_bytes(stores[0]) == array_bytes(stores[1])
+    one = done("extract", photos, "-o", tmp_path / "one.zarr", *TINY, "--batch-size", 1)
+    a, b = (open_store(store).read("tiny/tokens").astype(np.float32) for store in (stores[0], one))
+    np.testing.assert_allclose(a, b, atol=2e-3 * np.abs(a).max())
+
+
+def test_a_bad_image_is_named_before_any_work_and_skipped_when_asked(tmp_path: Path) -> None:
+    folder = make_photos(tmp_path / "photos", 4)
+    whole = (folder / "photo-002.png").read_bytes()
+    (folder / "photo-002.png").write_bytes(whole[: len(whole) // 2])
+    refused = aligncut("extract", folder, "-o", tmp_path / "f.zarr", *TINY)
+    assert refused.code == 3
+    assert "photo-002.png" in refused.err
+    assert "--skip-bad" in refused.err
+    output = done("extract", folder, "-o", tmp_path / "f.zarr", *TINY, "--skip-bad", "--overwrite")
+    store = open_store(output)
+    assert list(store.read("images/id")) == ["photo-000", "photo-001", "photo-003"]
+    assert "photo-002.png" in store.group["images"].attrs["skipped"][0]["path"]
+    assert store.read("tiny/tokens").shape[1] == 3
+
+
+def test_changed_pixels_are_noticed_and_a_moved_folder_is_not(tmp_path: Path) -> None:
+    folder = make_photos(tmp_path / "photos", 3)
+    output = done("extract", folder, "-o", tmp_path / "f.zarr", *TINY)
+    moved = tmp_path / "elsewhere"
+    folder.rename(moved)
+    assert "up to date" in aligncut("extract", moved, "-o", output, *TINY).err
+    make_photos(moved, 1, seed=5)
+    refused = aligncut("extract", moved, "-o", output, *TINY)
+    assert refused.code == 4
+    assert "inputs" in refused.err
+
+
+def test_random_weights_are_said_loudly_and_recorded(tmp_path: Path, photos: Path) -> None:
+    result = aligncut("extract", photos, "-o", tmp_path / "f.zarr", *TINY, "-q")
+    assert "random weights" in result.err
+    assert open_store(result.path).axes["tiny"].attributes["weights"]["source"] == "random"
+
+
+def test_weights_that_overflow_float16_are_named(tmp_path: Path, photos: Path) -> None:
+    model = timm.create_model("vit_tiny_patch16_224", img_size=64, num_classes=0)
+    model.blocks[1].attn.proj.weight.data *= 1e8
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    weights = ["--model", "m=vit_tiny_patch16_224@64", "--weights", f"m={tmp_path / 'w.safetensors'}"]
+    result = aligncut("extract", photos, "-o", tmp_path / "f.zarr", *weights)
+    assert result.code == 3
+    assert "model m, layer 1, image photo-000" in result.err
+
+
+@pytest.mark.parametrize(
+    ("text", "layers"),
+    [("all", (0, 1, 2, 3)), ("0-2", (0, 1, 2)), ("3,1", (1, 3)), ("0-1, 3", (0, 1, 3)), ("2", (2,))],
+)
+def test_layers_read_as_people_write_them(text: str, layers: tuple[int, ...]) -> None:
+    assert parse_layers(text, 4, "m") == layers
+
+
+@pytest.mark.parametrize("text", ["4", "0-4", "", "a", "1-", "-1", "2-1"])
+def test_layers_that_are_not_there_are_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_layers(text, 4, "m")

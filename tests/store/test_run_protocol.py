@@ -1,0 +1,229 @@
+"""The run protocol, on every stage: nothing is lost, nothing done twice, nothing replaced unasked."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aligncut_cli.errors import UsageError
+from aligncut_cli.store.run import parse_size
+from tests.conftest import TINY, aligncut, array_bytes, done, spawn
+
+EIGS = ["--n-eig", 5, "--n-sample", 300, "--neighbors", 10]
+TSNE = ["--n-sample", 200, "--iterations", 60]
+
+
+def stage_command(stage: str, photos: Path, features: Path, eigs: Path) -> list[object]:
+    return {
+        "extract": ["extract", photos, *TINY, "--workers", 0, "--batch-size", 4],
+        "eigs": ["eigs", features, *EIGS, "--orthogonalize", "--check", 20],
+        "tsne": ["tsne", eigs, *TSNE],
+    }[stage]
+
+
+@pytest.mark.parametrize("stage", ["extract", "eigs", "tsne"])
+def test_ten_kills_leave_the_bytes_of_an_uninterrupted_run(
+    stage: str, tmp_path: Path, photos: Path, features: Path, eigs: Path
+) -> None:
+    command = stage_command(stage, photos, features, eigs)
+    whole = tmp_path / "whole.zarr"
+    process = spawn([*command, "-o", whole])
+    assert process.communicate()[1] is not None
+    assert process.returncode == 0
+    rng = np.random.default_rng(len(stage))
+    killed = tmp_path / "killed.zarr"
+    kills = 0
+    while not killed.exists():
+        process = spawn([*command, "-o", killed], kill_after=int(rng.integers(1, 40)) if kills < 10 else None)
+        _, err = process.communicate()
+        assert process.returncode in (0, -signal.SIGKILL), err
+        if process.returncode:
+            kills += 1
+            assert not killed.exists() or killed.joinpath("zarr.json").exists()
+    assert kills >= 3
+    assert array_bytes(killed) == array_bytes(whole)
+    assert not (tmp_path / "killed.zarr.wip").exists()
+
+
+def test_a_resumed_run_computes_only_blocks_without_marker(tmp_path: Path, features: Path, monkeypatch) -> None:
+    from aligncut_cli.stages import eigs_phases
+
+    output = tmp_path / "e.zarr"
+    carried = []
+    original = eigs_phases._Carrier.carry
+
+    def carry(self, block, rows):
+        if len(carried) == 2:
+            raise KeyboardInterrupt
+        carried.append(block)
+        return original(self, block, rows)
+
+    monkeypatch.setattr(eigs_phases._Carrier, "carry", carry)
+    stopped = aligncut("eigs", features, "-o", output, *EIGS)
+    assert stopped.code == 130
+    assert "2 of 6 carry" in stopped.err
+    monkeypatch.setattr(eigs_phases._Carrier, "carry", lambda self, b, r: carried.append(b) or original(self, b, r))
+    monkeypatch.setattr(eigs_phases, "solve_normalized_cut", None)
+    done("eigs", features, "-o", output, *EIGS)
+    assert len(carried) == 6
+    assert len(set(map(str, carried))) == 6
+
+
+def test_a_finished_stage_is_up_to_date_and_computes_nothing(tmp_path: Path, features: Path, monkeypatch) -> None:
+    from aligncut_cli.stages import eigs_phases
+
+    output = done("eigs", features, "-o", tmp_path / "e.zarr", *EIGS)
+    before = array_bytes(output)
+    monkeypatch.setattr(eigs_phases, "EigsPhases", None)
+    again = aligncut("eigs", features, "-o", output, *EIGS)
+    assert (again.code, again.path) == (0, output)
+    assert "up to date" in again.err
+    assert array_bytes(output) == before
+
+
+def test_another_digest_is_refused_by_name_and_replaced_only_when_asked(tmp_path: Path, features: Path) -> None:
+    output = done("eigs", features, "-o", tmp_path / "e.zarr", *EIGS)
+    before = array_bytes(output)
+    refused = aligncut("eigs", features, "-o", output, *EIGS, "--n-eig", 4, "--extend", "nystrom")
+    assert refused.code == 4
+    assert "n_eig: 5 -> 4" in refused.err
+    assert "extend: knn -> nystrom" in refused.err
+    assert "--overwrite" in refused.err
+    assert array_bytes(output) == before
+    done("eigs", features, "-o", output, *EIGS, "--n-eig", 4, "--overwrite")
+    assert json.loads((output / "zarr.json").read_text())["attributes"]["aligncut"]["params"]["n_eig"] == 4
+
+
+def test_an_overwritten_output_stands_until_the_new_one_is_complete(
+    tmp_path: Path, features: Path, monkeypatch
+) -> None:
+    from aligncut_cli.stages import eigs_phases
+
+    output = done("eigs", features, "-o", tmp_path / "e.zarr", *EIGS)
+    before = array_bytes(output)
+
+    def stop(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(eigs_phases._Carrier, "carry", stop)
+    assert aligncut("eigs", features, "-o", output, *EIGS, "--seed", 1, "--overwrite").code == 130
+    assert array_bytes(output) == before
+
+
+def test_files_of_others_are_never_replaced(tmp_path: Path, features: Path) -> None:
+    mine = tmp_path / "thesis"
+    mine.mkdir()
+    (mine / "chapter.txt").write_text("all of it")
+    refused = aligncut("eigs", features, "-o", mine, *EIGS, "--overwrite")
+    assert refused.code == 4
+    assert "was not made by aligncut" in refused.err
+    assert (mine / "chapter.txt").read_text() == "all of it"
+
+
+def test_an_output_inside_the_input_is_refused(features: Path) -> None:
+    for output in (features, features / "inner.zarr"):
+        result = aligncut("eigs", features, "-o", output, *EIGS)
+        assert result.code == 2, result.err
+    assert (features / "zarr.json").exists()
+
+
+def wait_for_lock(process: subprocess.Popen[str], output: Path) -> None:
+    lock = output.with_name(output.name + ".wip") / "lock"
+    while process.poll() is None and not (lock.exists() and str(process.pid) in lock.read_text()):
+        time.sleep(0.01)
+
+
+def test_a_second_writer_is_refused_while_the_first_lives(tmp_path: Path, photos: Path) -> None:
+    output = tmp_path / "f.zarr"
+    command = ["extract", photos, "-o", output, "--model", "tiny=vit_tiny_patch16_224@64", "--weights", "random"]
+    first = spawn([*command, "--workers", 0, "--batch-size", 1])
+    wait_for_lock(first, output)
+    first.send_signal(signal.SIGSTOP)
+    try:
+        second = aligncut(*command, "--workers", 0, "--batch-size", 1)
+    finally:
+        first.send_signal(signal.SIGCONT)
+    assert first.communicate()[0].strip() == str(output)
+    assert second.code == 4
+    assert "another process" in second.err
+    assert str(first.pid) in second.err
+
+
+def test_ctrl_c_and_sigterm_say_how_far_and_keep_what_is_done(tmp_path: Path, photos: Path) -> None:
+    output = tmp_path / "f.zarr"
+    command = ["extract", photos, "-o", output, *TINY, "--workers", 1, "--batch-size", 1]
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        process = spawn(command)
+        wait_for_lock(process, output)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == code, err
+        assert "goes on from there" in err
+        assert "Traceback" not in err
+    assert done(*command) == output
+
+
+def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path: Path, features: Path) -> None:
+    output = tmp_path / "e.zarr"
+    result = aligncut("eigs", features, "-o", output, *EIGS, "-n", "--json")
+    plan = json.loads(result.out)
+    assert result.code == 0
+    assert plan["blocks"]["carry"] == {"done": 0, "pending": 6}
+    assert plan["bytes_to_write"] > 0
+    assert plan["memory"] > 0
+    assert list(tmp_path.iterdir()) == []
+    done("eigs", features, "-o", output, *EIGS)
+    differs = json.loads(aligncut("eigs", features, "-o", output, *EIGS, "--seed", 3, "-n", "--json").out)["differs"]
+    assert differs == ["seed: 0 -> 3"]
+
+
+def test_too_little_memory_is_refused_before_the_work_with_both_numbers(tmp_path: Path, features: Path) -> None:
+    result = aligncut("eigs", features, "-o", tmp_path / "e.zarr", *EIGS, "--max-memory", "100M")
+    assert result.code == 5
+    assert "100 MB" in result.err
+    assert "needs about" in result.err
+
+
+def test_too_little_disk_is_refused_before_the_work_with_both_numbers(
+    tmp_path: Path, features: Path, monkeypatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    result = aligncut("eigs", features, "-o", tmp_path / "e.zarr", *EIGS)
+    assert result.code == 5
+    assert "1.0 KB are free" in result.err
+
+
+def test_a_disk_that_fills_up_loses_nothing(tmp_path: Path, features: Path, monkeypatch) -> None:
+    from aligncut_cli.store.write import Writer
+
+    original, writes = Writer.write, []
+
+    def write(self, name, selection, values):
+        writes.append(name)
+        if len(writes) == 8:
+            raise OSError(28, "No space left on device", name)
+        original(self, name, selection, values)
+
+    monkeypatch.setattr(Writer, "write", write)
+    full = aligncut("eigs", features, "-o", tmp_path / "e.zarr", *EIGS)
+    assert full.code == 5
+    assert "disk is full" in full.err
+    monkeypatch.setattr(Writer, "write", original)
+    output = done("eigs", features, "-o", tmp_path / "e.zarr", *EIGS)
+    assert array_bytes(output) == array_bytes(done("eigs", features, "-o", tmp_path / "whole.zarr", *EIGS))
+
+
+def test_sizes_read_as_people_write_them() -> None:
+    assert parse_size("8G") == parse_size("8GB") == parse_size("8 gib".replace(" ", "")) == 8 * 10**9
+    assert parse_size("1.5M") == 1_500_000
+    for wrong in ("", "many", "-1G", "inf"):
+        with pytest.raises(UsageError):
+            parse_size(wrong)
