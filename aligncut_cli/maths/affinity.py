@@ -6,6 +6,8 @@ import torch
 
 # Norms whose squares, and those of the entries that matter in them, are normal float32 numbers.
 _SAFE_NORMS = (1e-12, 1e18)
+# Smaller products do not repay the conversion to oneDNN's tensors.
+_ONEDNN_FROM = 64
 
 
 def unit_rows(features: torch.Tensor) -> torch.Tensor:
@@ -35,6 +37,23 @@ def affinity_from_cosine_(cosine: torch.Tensor) -> torch.Tensor:
     return cosine.clamp_(-1.0, 1.0).sub_(1.0).exp_()
 
 
+def inner_products(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """All inner products of two sets of rows by the fastest route of the same precision.
+
+    On the CPU that is oneDNN, which uses AVX-512 on every processor that has it; MKL, behind `@`, does so on Intel's
+    only and takes twice the time elsewhere.
+
+    a       : (n, D)
+    b       : (m, D), same dtype and device
+    returns : (n, m), same dtype, contiguous
+    """
+    large = min(len(a), len(b), a.shape[1]) >= _ONEDNN_FROM
+    if large and a.device.type == "cpu" and a.dtype == torch.float32 and torch.backends.mkldnn.is_available():
+        product: torch.Tensor = torch.nn.functional.linear(a.to_mkldnn(), b.to_mkldnn()).to_dense()
+        return product
+    return a @ b.T
+
+
 def affinity(a_unit: torch.Tensor, b_unit: torch.Tensor) -> torch.Tensor:
     """Affinity exp(cos - 1) between all pairs of two sets of nodes (Eq. 3).
 
@@ -42,4 +61,4 @@ def affinity(a_unit: torch.Tensor, b_unit: torch.Tensor) -> torch.Tensor:
     b_unit  : (m, D) unit or zero rows
     returns : (n, m), values in [exp(-2), 1]
     """
-    return affinity_from_cosine_(a_unit @ b_unit.T)
+    return affinity_from_cosine_(inner_products(a_unit, b_unit))

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch.nn.functional import embedding_bag
 
 from aligncut_cli.errors import BadInput
-from aligncut_cli.maths.affinity import affinity_from_cosine_
+from aligncut_cli.maths.affinity import affinity as affinity_between
+from aligncut_cli.maths.affinity import inner_products
 
 # An eigenvalue this small is rounding: dividing by it would carry noise, so its eigenvector is carried as zero.
 _SMALLEST_EIGENVALUE = 1e-7
@@ -35,8 +36,8 @@ def propagate_eigenvectors(
 class NystromExtension:
     """The Nystrom extension of one sampled graph, prepared once and applied to blocks of nodes.
 
-    X~ = D_i^-1/2 A_im D_m^-1/2 X' Lambda^-1, with D_i the sum of node i's affinities to the sampled nodes: the degree by
-    which the sampled graph itself is normalized, so the row of a node that is in the sample is its row of X'.
+    X~ = D_i^-1/2 A_im D_m^-1/2 X' Lambda^-1, with D_i the sum of node i's affinities to the sampled nodes: the degree
+    by which the sampled graph itself is normalized, so the row of a node that is in the sample is its row of X'.
 
     unit_sample  : (m, D) unit or zero rows, on the device to compute on
     eigenvectors : (m, C) X', unit columns
@@ -61,12 +62,15 @@ class NystromExtension:
         if len(unit_sample) != m or len(degree) != m or len(values) != n_eig:
             raise BadInput(
                 "the sample, its eigenvectors, eigenvalues and degrees do not belong together",
-                why=f"shapes {tuple(unit_sample.shape)}, {tuple(vectors.shape)}, {tuple(values.shape)}, {tuple(degree.shape)}",
+                why=f"{len(unit_sample)} nodes, eigenvectors of shape {tuple(vectors.shape)}, "
+                f"{len(values)} eigenvalues, {len(degree)} degrees",
             )
         inverse = torch.where(values.abs() > _SMALLEST_EIGENVALUE, 1 / values, torch.zeros_like(values))
         # The column of ones sums the affinities, so that the degree comes out of the same product.
         ones = torch.ones(m, 1, dtype=torch.float64, device=unit_sample.device)
-        self._weights = torch.cat([vectors / degree.sqrt()[:, None] * inverse, ones], dim=1).to(torch.float32)
+        weights = torch.cat([vectors / degree.sqrt()[:, None] * inverse, ones], dim=1)
+        # exp(cos - 1) = exp(cos) / e: the constant goes into the weights, so that a tile takes one pass for exp alone.
+        self._weights = (weights / np.e).to(torch.float32)
 
     def extend(self, unit_queries: torch.Tensor) -> torch.Tensor:
         """Carry the eigenvectors to a block of nodes, tile by tile of the sample, so that memory is n x tile.
@@ -78,7 +82,7 @@ class NystromExtension:
         for low in range(0, len(unit_queries), _TILE):
             queries = unit_queries[low : low + _TILE]
             for left in range(0, len(self._sample), _TILE):
-                tile = affinity_from_cosine_(queries @ self._sample[left : left + _TILE].T)
+                tile = inner_products(queries, self._sample[left : left + _TILE]).exp_()
                 total[low : low + _TILE] += tile @ self._weights[left : left + _TILE]
         return total[:, :-1] / total[:, -1:].sqrt()
 
@@ -107,7 +111,7 @@ def gram(block: torch.Tensor) -> NDArray[np.float64]:
     returns : (C, C) float64
     """
     columns = block.to(torch.float64)
-    return (columns.T @ columns).cpu().numpy()  # type: ignore[no-any-return]
+    return (columns.T @ columns).cpu().numpy()
 
 
 def orthogonalizer(gram_matrix: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -189,7 +193,7 @@ class ResidualCheck:
         block      : (n, C) their rows of the carried eigenvectors
         """
         for low in range(0, len(block), _TILE):
-            tile = affinity_from_cosine_(self._rows @ unit_block[low : low + _TILE].to(torch.float32).T)
+            tile = affinity_between(self._rows, unit_block[low : low + _TILE].to(torch.float32))
             degrees = tile.sum(dim=0) * (self._n_nodes / len(self._rows))
             scaled = block[low : low + _TILE].to(torch.float32) / degrees.sqrt()[:, None]
             self._sums += (tile @ scaled).double()
@@ -223,9 +227,9 @@ def captured_trace(
     spans = [np.linalg.qr(np.asarray(columns, dtype=np.float64))[0] for columns in (carried, eigenvectors)]
     both = torch.from_numpy(np.concatenate(spans, axis=1)).to(features.device)
     tiles = [slice(low, low + _TILE) for low in range(0, len(features), _TILE)]
-    degrees = torch.cat([affinity_from_cosine_(features[tile] @ features.T).sum(dim=1) for tile in tiles]).double()
+    degrees = torch.cat([affinity_between(features[tile], features).sum(dim=1) for tile in tiles]).double()
     scaled = (both / degrees.sqrt()[:, None]).to(torch.float32)
-    image = torch.cat([affinity_from_cosine_(features[tile] @ features.T) @ scaled for tile in tiles]).double()
+    image = torch.cat([affinity_between(features[tile], features) @ scaled for tile in tiles]).double()
     traces = ((both / degrees.sqrt()[:, None]) * image).sum(dim=0).cpu().numpy()
     n_eig = carried.shape[1]
     overlap = np.linalg.norm(spans[0].T @ spans[1]) ** 2 / n_eig

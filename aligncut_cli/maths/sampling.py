@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from aligncut_cli.errors import BadInput
 
-# Splitmix64 (Steele, Lea and Flood 2014): an odd increment and a finalizer that turns counters into uniform 64-bit keys.
+# Splitmix64 (Steele, Lea and Flood 2014): an odd increment, and a finalizer that turns counters into uniform keys.
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
@@ -210,4 +210,5 @@ def _squared_distances(data: NDArray[np.float64], point: NDArray[np.float64]) ->
 
 
 def _row_norms(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.einsum("nd,nd->n", rows, rows)
+    squares: NDArray[np.float64] = np.einsum("nd,nd->n", rows, rows)
+    return squares

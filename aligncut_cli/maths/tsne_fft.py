@@ -26,6 +26,8 @@ _SPLIT = 0.015
 _MARGIN = 24
 # Up to here the zeros around the whole kernel cost no more; always so where the spacing is finer than the finest.
 _ONE_LEVEL_UP_TO = 32
+# Positive roots of x^(d + 1) = x + 1, whose powers fill a square or a cube most evenly.
+_GOLDEN = {2: 1.324717957244746, 3: 1.2207440846057596}
 # Points in a block, 4^d nodes each: on a CPU they stay in its cache.
 _BLOCK = {"cpu": 4096, "cuda": 1 << 18}
 
@@ -85,6 +87,7 @@ class GridRepulsion:
         self._dof = degrees_of_freedom(n_dims)
         self._nodes, self._spacing, self._offset = 0, 0.0, 0.0
         self._near = self._far = self._coarsen = torch.empty(0)
+        self._steps = 0
 
     def repel(self, coords: Tensor) -> Repulsion:
         """Sum over all pairs as `repel_exactly` does, in O(n + grid).
@@ -97,6 +100,7 @@ class GridRepulsion:
         if span == 0.0:
             return Repulsion(torch.full_like(coords[0], n_points), torch.zeros_like(coords), 0.0)
         self._fit_grid(span)
+        low = (low / self._spacing).floor() * self._spacing
         block = _BLOCK.get(coords.device.type, 1 << 18)
         charges = coords.new_zeros(self._nodes**self._n_dims)
         for part in coords.split(block, dim=1):
@@ -120,8 +124,8 @@ class GridRepulsion:
         """Choose spacing and size for a map of this width, both in coarse steps so that spectra can be kept."""
         finest = _SPACING[self._n_dims]
         halvings = max(0, math.ceil(2 * math.log2(finest * _FEWEST_CELLS / span)))
-        spacing = max(finest * 2.0 ** (-halvings / 2), span / (_MOST_NODES[self._n_dims] - 8))
-        nodes = 8 * math.ceil((span / spacing + 4) / 8)
+        spacing = max(finest * 2.0 ** (-halvings / 2), span / (_MOST_NODES[self._n_dims] - 5))
+        nodes = 8 * math.ceil((span / spacing + 5) / 8)
         if nodes == self._nodes and spacing == self._spacing:
             return
         self._nodes, self._spacing, self._offset = nodes, spacing, 0.0
@@ -136,6 +140,12 @@ class GridRepulsion:
             self._coarsen = (_coarsening(len(once)) @ once).to(self._device)
             self._near = self._spectrum(_fast_size(nodes + _MARGIN), spacing, part="near")
             self._far = self._spectrum(_fast_size(2 * len(self._coarsen)), 4 * spacing, part="far")
+
+    def _next_shift(self) -> Tensor:
+        """Move the grid from step to step, evenly within a cell (Kronecker sequence), lest points settle on its nodes: (d, 1)."""
+        self._steps += 1
+        root = _GOLDEN[self._n_dims]
+        return torch.tensor([[self._steps / root ** (axis + 1) % 1.0] for axis in range(self._n_dims)], device=self._device)
 
     def _spectrum(self, size: int, spacing: float, *, part: str) -> Tensor:
         """Transform one part of the kernel, filtered for spline coefficients on both sides.

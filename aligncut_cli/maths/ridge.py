@@ -1,0 +1,166 @@
+"""Closed-form ridge on the pooled features of all slots together: the honest baseline of the alignment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from aligncut_cli.maths.encoding import iterate_slots
+from aligncut_cli.maths.split_images import ImageSplit
+
+Float = npt.NDArray[np.float32]
+Index = npt.NDArray[np.int64]
+
+# Up to this many training images the kernel is decomposed in float64. Above, float32 takes a quarter of the
+# time, and the penalties that it cannot resolve do not validate.
+_PRECISE_IMAGES = 4096
+
+# Relative to the largest eigenvalue; infinity predicts the mean response.
+PENALTIES = (*(float(10.0**power) for power in np.arange(-6, 1.01, 0.5)), float("inf"))
+
+
+@dataclass(frozen=True)
+class SlotStatistics:
+    """Of one slot on the training images: mean (D,), and root mean square distance from it (> 0)."""
+
+    mean: Float
+    spread: float
+
+
+def measure_slot(features: Float, train: Index) -> SlotStatistics:
+    """Mean and spread of a slot's pooled features over the training images.
+
+    features : (images, D)
+    train    : rows
+    """
+    rows = features[train]
+    mean = rows.mean(axis=0, dtype=np.float64)
+    square = float(np.square(rows - mean).sum(axis=1, dtype=np.float64).mean())
+    return SlotStatistics(mean.astype(np.float32), float(np.sqrt(square)) if square > 0 else 1.0)
+
+
+@dataclass(frozen=True)
+class KernelRidge:
+    """Ridge over all slots side by side, in its dual form: images x images instead of channels x channels.
+
+    factors      : (slots,) each slot's features are multiplied by it
+    eigenvalues  : (train,) of the centred kernel of the training images, ascending
+    eigenvectors : (train, train)
+    kernel       : (images, train), centred with the training means
+    """
+
+    factors: npt.NDArray[np.float64]
+    eigenvalues: Tensor
+    eigenvectors: Tensor
+    kernel: Tensor
+
+    def shrink(self, penalty: float) -> Tensor:
+        """1 / (eigenvalue + penalty), zero if the penalty is infinite; (train,)."""
+        strength = penalty * float(self.eigenvalues[-1])
+        if not 0 < strength < np.inf:
+            return torch.zeros_like(self.eigenvalues)
+        return 1 / (self.eigenvalues.clamp(min=0) + strength)
+
+    def open_basis(self, images: Index) -> Tensor:
+        """Rows of these images in the eigenbasis: (b, train); times shrunken, rotated targets it predicts."""
+        return self.kernel[torch.from_numpy(images).to(self.kernel.device)] @ self.eigenvectors
+
+
+def decompose_kernel(
+    pooled: Sequence[Float],
+    statistics: Sequence[SlotStatistics],
+    train: Index,
+    *,
+    equalize: bool,
+    device: torch.device,
+    progress: Callable[[int, int], None] | None = None,
+) -> KernelRidge:
+    """Average the slots' linear kernels and take them apart.
+
+    pooled     : per model (layers, images, D_i)
+    statistics : per slot, of the training images
+    train      : rows
+    equalize   : give every slot the same spread; else features count as large as they are
+    """
+    overall = float(np.sqrt(np.mean([slot.spread**2 for slot in statistics])))
+    factors = np.array([1 / slot.spread if equalize else 1 / overall for slot in statistics])
+    n_images = pooled[0].shape[1]
+    rows = torch.from_numpy(train).to(device)
+    dtype = torch.float64 if len(train) <= _PRECISE_IMAGES else torch.float32
+    kernel = torch.zeros(n_images, len(train), device=device, dtype=dtype)
+    for number, (_, _, features) in enumerate(iterate_slots(pooled)):
+        centred = torch.from_numpy((features - statistics[number].mean) * np.float32(factors[number]))
+        centred = centred.to(device=device, dtype=dtype)
+        kernel.addmm_(centred, centred[rows].T, alpha=1 / len(statistics))
+        if progress is not None:
+            progress(number + 1, len(statistics))
+    block = kernel[rows]
+    values, vectors = torch.linalg.eigh((block + block.T) / 2)
+    return KernelRidge(factors, values, vectors, kernel)
+
+
+@dataclass(frozen=True)
+class RidgeFit:
+    """A ridge with its penalty chosen on the validation images.
+
+    penalty       : relative to the kernel's largest eigenvalue; infinite if none beats the mean response
+    validation_r2 : mean over voxels
+    """
+
+    ridge: KernelRidge
+    penalty: float
+    validation_r2: float
+
+
+def choose_penalty(ridge: KernelRidge, targets: Float, split: ImageSplit, *, voxels_per_block: int) -> RidgeFit:
+    """Try every penalty on the validation images.
+
+    targets : (images, voxels) with mean 0 over the training images
+    """
+    basis = ridge.open_basis(split.validation)
+    totals = np.zeros(len(PENALTIES))
+    for part in _split_voxels(targets.shape[1], voxels_per_block):
+        rotated = ridge.eigenvectors.T @ _take(targets, split.train, part, basis)
+        measured = _take(targets, split.validation, part, basis)
+        totals += [float(score_voxels((basis * ridge.shrink(p)) @ rotated, measured).sum()) for p in PENALTIES]
+    best = int(np.argmax(totals))
+    return RidgeFit(ridge, PENALTIES[best], float(totals[best]) / targets.shape[1])
+
+
+def predict_by_ridge(fit: RidgeFit, targets: Float, train: Index, images: Index, *, voxels_per_block: int) -> Float:
+    """Predicted targets of some images.
+
+    targets : (images, voxels) with mean 0 over the training images
+    images  : (b,) rows
+    returns : (b, voxels)
+    """
+    basis = fit.ridge.open_basis(images) * fit.ridge.shrink(fit.penalty) @ fit.ridge.eigenvectors.T
+    predicted = np.empty((len(images), targets.shape[1]), dtype=np.float32)
+    for part in _split_voxels(targets.shape[1], voxels_per_block):
+        predicted[:, part] = (basis @ _take(targets, train, part, basis)).cpu().numpy()
+    return predicted
+
+
+def _split_voxels(n_voxels: int, step: int) -> list[slice]:
+    return [slice(start, min(start + step, n_voxels)) for start in range(0, n_voxels, step)]
+
+
+def _take(targets: Float, rows: Index, part: slice, like: Tensor) -> Tensor:
+    return torch.from_numpy(targets[rows, part]).to(like)
+
+
+def score_voxels(predicted: Tensor, measured: Tensor) -> Tensor:
+    """Coefficient of determination per voxel in the tensors' precision; 0 where the voxel is constant.
+
+    predicted, measured : (images, voxels)
+    returns             : (voxels,) float64
+    """
+    error = (measured - predicted).square().sum(dim=0).double()
+    total = (measured - measured.mean(dim=0)).square().sum(dim=0).double()
+    varies = total > 0
+    return torch.where(varies, 1 - error / torch.where(varies, total, 1.0), 0.0)

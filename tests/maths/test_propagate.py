@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from aligncut_cli.errors import BadInput
+from aligncut_cli.maths import propagate
+from aligncut_cli.maths.affinity import affinity, unit_rows
+from aligncut_cli.maths.eigensolve import solve_normalized_cut
+from aligncut_cli.maths.neighbours import build_search
+from aligncut_cli.maths.propagate import (
+    NystromExtension,
+    ResidualCheck,
+    captured_trace,
+    extend_nystrom,
+    gram,
+    orthogonalizer,
+    propagate_eigenvectors,
+)
+
+
+def clustered(n: int, *, seed: int = 0) -> torch.Tensor:
+    centres = torch.randn(8, 20, generator=torch.Generator().manual_seed(50))
+    generator = torch.Generator().manual_seed(seed)
+    return unit_rows(
+        centres[torch.randint(8, (n,), generator=generator)] + 0.5 * torch.randn(n, 20, generator=generator)
+    )
+
+
+def solve(unit: torch.Tensor, n_eig: int):
+    return solve_normalized_cut(unit, n_eig=n_eig, device="cpu", memory_limit=10**9, seed=0)
+
+
+def average_naively(weights: np.ndarray, neighbours: np.ndarray, eigenvectors: np.ndarray) -> np.ndarray:
+    result = np.zeros((len(weights), eigenvectors.shape[1]))
+    for i in range(len(weights)):
+        total = 0.0
+        for weight, k in zip(weights[i], neighbours[i], strict=True):
+            result[i] += float(weight) * eigenvectors[k]
+            total += float(weight)
+        result[i] /= total
+    return result
+
+
+def extend_naively(queries: np.ndarray, sample: np.ndarray, solution) -> np.ndarray:
+    queries, sample = queries.astype(np.float64), sample.astype(np.float64)
+    result = np.zeros((len(queries), len(solution.eigenvalues)))
+    for i, query in enumerate(queries):
+        weights = [math.exp(float(query @ row) - 1) for row in sample]
+        degree = sum(weights)
+        for k, weight in enumerate(weights):
+            result[i] += weight / math.sqrt(degree * solution.degrees[k]) * solution.eigenvectors[k]
+    return result / solution.eigenvalues
+
+
+def extend(queries: torch.Tensor, sample: torch.Tensor, solution) -> torch.Tensor:
+    return extend_nystrom(
+        queries,
+        sample,
+        eigenvectors=solution.eigenvectors,
+        eigenvalues=solution.eigenvalues,
+        degrees=solution.degrees,
+    )
+
+
+def test_equation_4_is_the_affinity_weighted_average():
+    rng = np.random.default_rng(0)
+    weights = rng.uniform(0.1, 1, (40, 7)).astype(np.float32)
+    neighbours = rng.integers(0, 30, (40, 7))
+    eigenvectors = rng.normal(size=(30, 5)).astype(np.float32)
+    found = propagate_eigenvectors(
+        torch.from_numpy(weights), torch.from_numpy(neighbours), torch.from_numpy(eigenvectors)
+    )
+    assert found.dtype == torch.float32
+    assert np.allclose(found.numpy(), average_naively(weights, neighbours, eigenvectors), atol=1e-6)
+
+
+def test_a_constant_stays_constant_and_rows_stay_within_their_neighbours():
+    rng = np.random.default_rng(1)
+    weights = torch.from_numpy(rng.uniform(0.1, 1, (60, 9)).astype(np.float32))
+    neighbours = torch.from_numpy(rng.integers(0, 30, (60, 9)))
+    columns = torch.from_numpy(rng.normal(size=(30, 3)).astype(np.float32))
+    columns[:, 0] = 0.25
+    found = propagate_eigenvectors(weights, neighbours, columns)
+    assert torch.allclose(found[:, 0], torch.full((60,), 0.25), atol=1e-7)
+    around = columns[neighbours]
+    assert bool((found <= around.amax(dim=1) + 1e-6).all())
+    assert bool((found >= around.amin(dim=1) - 1e-6).all())
+
+
+def test_one_neighbour_is_copied():
+    eigenvectors = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
+    index = torch.arange(19, -1, -1)[:, None]
+    found = propagate_eigenvectors(torch.full((20, 1), 0.3), index, eigenvectors)
+    assert torch.allclose(found, eigenvectors.flip(0), atol=1e-7)
+
+
+def test_the_nystrom_extension_is_its_formula(monkeypatch):
+    monkeypatch.setattr(propagate, "_TILE", 37)
+    sample, queries = clustered(150), clustered(90, seed=1)
+    queries[3] = 0
+    solution = solve(sample, 6)
+    found = extend(queries, sample, solution)
+    assert found.dtype == torch.float32
+    assert np.allclose(found.numpy(), extend_naively(queries.numpy(), sample.numpy(), solution), atol=2e-6)
+
+
+def test_a_sampled_node_keeps_its_row_under_the_nystrom_extension():
+    sample = clustered(400)
+    solution = solve(sample, 8)
+    assert np.abs(extend(sample, sample, solution).numpy() - solution.eigenvectors).max() < 2e-6
+
+
+def test_the_nystrom_extension_does_not_depend_on_the_block():
+    sample, queries = clustered(200), clustered(100, seed=1)
+    solution = solve(sample, 5)
+    parts = torch.cat([extend(part, sample, solution) for part in queries.split(13)])
+    assert torch.allclose(parts, extend(queries, sample, solution), atol=1e-6)
+
+
+def test_vanishing_eigenvalues_carry_zeros_instead_of_noise():
+    sample = unit_rows(torch.ones(50, 4))
+    solution = solve(sample, 3)
+    found = extend(unit_rows(torch.ones(7, 4)), sample, solution)
+    assert torch.allclose(found[:, 0], torch.full((7,), 50**-0.5), atol=1e-6)
+    assert torch.equal(found[:, 1:], torch.zeros(7, 2))
+
+
+def test_parts_of_different_graphs_are_refused():
+    solution = solve(clustered(100), 4)
+    with pytest.raises(BadInput, match="do not belong together"):
+        NystromExtension(
+            clustered(90),
+            eigenvectors=solution.eigenvectors,
+            eigenvalues=solution.eigenvalues,
+            degrees=solution.degrees,
+        )
+
+
+def test_columns_become_orthonormal_and_keep_order_sign_and_leading_directions():
+    rng = np.random.default_rng(2)
+    carried = rng.normal(size=(3000, 6)) @ (np.eye(6) + 0.2 * rng.normal(size=(6, 6))) * [1e3, 1, 1e-4, 5, 5, 5]
+    total = sum(gram(torch.from_numpy(part)) for part in np.array_split(carried, 7))
+    assert np.allclose(total, carried.T @ carried)
+    transform = orthogonalizer(total)
+    found = carried @ transform
+    assert np.allclose(found.T @ found, np.eye(6), atol=1e-9)
+    assert np.allclose(found[:, 0], carried[:, 0] / np.linalg.norm(carried[:, 0]))
+    assert np.all((found * carried).sum(axis=0) > 0)
+    assert np.allclose(np.tril(transform, -1), 0)
+
+
+def test_dependent_and_zero_columns_become_zero():
+    rng = np.random.default_rng(3)
+    carried = rng.normal(size=(500, 5))
+    carried[:, 1] = 0
+    carried[:, 3] = carried[:, 0] * 2 - carried[:, 2]
+    found = carried @ orthogonalizer(gram(torch.from_numpy(carried)))
+    assert np.allclose(found.T @ found, np.diag([1, 0, 1, 0, 1]), atol=1e-9)
+
+
+def test_the_residual_check_over_all_rows_is_the_dense_residual():
+    unit = clustered(300)
+    solution = solve(unit, 5)
+    rng = np.random.default_rng(4)
+    carried = solution.eigenvectors * 7.5 + 0.01 * rng.normal(size=(300, 5)).astype(np.float32)
+    graph = affinity(unit, unit).double().numpy()
+    root = np.sqrt(graph.sum(axis=1))
+    image = graph / root[:, None] / root[None, :] @ carried
+    check = ResidualCheck(unit, torch.from_numpy(carried), eigenvalues=solution.eigenvalues, n_nodes=300)
+    for part in torch.randperm(300, generator=torch.Generator().manual_seed(0)).split(70):
+        check.add(unit[part], torch.from_numpy(carried)[part])
+    report = check.result()
+    size = np.linalg.norm(carried, axis=0)
+    expected = np.linalg.norm(image - carried * solution.eigenvalues, axis=0) / size / solution.eigenvalues
+    assert np.allclose(report.residuals, expected, rtol=1e-4)
+    assert np.allclose(report.eigenvalues, (image * carried).sum(axis=0) / size**2, rtol=1e-5)
+    assert report.n_rows == 300
+
+
+def test_some_random_rows_estimate_the_residual_of_all():
+    unit = clustered(3000)
+    solution = solve(unit, 5)
+    exact, noisy = torch.from_numpy(solution.eigenvectors), None
+    noise = torch.randn(3000, 5, generator=torch.Generator().manual_seed(1))
+    noisy = exact + 0.3 * noise / noise.norm(dim=0)
+    rows = torch.randperm(3000, generator=torch.Generator().manual_seed(2))[:300]
+
+    def residuals(carried: torch.Tensor) -> np.ndarray:
+        check = ResidualCheck(unit[rows], carried[rows], eigenvalues=solution.eigenvalues, n_nodes=3000)
+        check.add(unit, carried)
+        return check.result().residuals
+
+    assert residuals(exact).max() < 0.15
+    # White noise of norm 0.3 is in the residual as it is: S damps it to nearly nothing.
+    assert np.allclose(residuals(noisy)[1:], 0.3, atol=0.1)
+
+
+def test_a_residual_check_of_part_of_the_nodes_is_refused():
+    unit = clustered(50)
+    check = ResidualCheck(unit[:5], torch.ones(5, 2), eigenvalues=np.ones(2), n_nodes=50)
+    check.add(unit[:40], torch.ones(40, 2))
+    with pytest.raises(BadInput, match="40 of 50"):
+        check.result()
+    with pytest.raises(BadInput, match="0 rows"):
+        ResidualCheck(unit[:0], torch.ones(0, 2), eigenvalues=np.ones(2), n_nodes=50)
+
+
+def test_the_captured_trace_is_one_for_the_exact_answer_and_falls_with_the_error(monkeypatch):
+    monkeypatch.setattr(propagate, "_TILE", 128)
+    unit = clustered(500)
+    exact = solve(unit, 5).eigenvectors
+    rotated = exact @ np.linalg.qr(np.random.default_rng(0).normal(size=(5, 5)))[0] * 3
+    share, overlap = captured_trace(rotated, unit, eigenvectors=exact)
+    assert share == pytest.approx(1, abs=1e-5)
+    assert overlap == pytest.approx(1, abs=1e-6)
+    wrong = exact.copy()
+    wrong[:, 4] = np.random.default_rng(1).normal(size=500)
+    share, overlap = captured_trace(wrong, unit, eigenvectors=exact)
+    assert overlap == pytest.approx(0.8, abs=0.02)
+    assert share < 0.995
+
+
+def test_both_extensions_recover_most_of_a_graph_from_a_sample():
+    unit = clustered(1200)
+    exact = solve(unit, 6).eigenvectors
+    sample = unit[::4]
+    solution = solve(sample, 6)
+    share, _ = captured_trace(extend(unit, sample, solution).numpy(), unit, eigenvectors=exact)
+    assert share > 0.998
+    score, index = build_search(sample, method="torch", metric="cosine", seed=0, device="cpu").search(unit, 10)
+    averaged = propagate_eigenvectors(torch.exp(score - 1), index, torch.from_numpy(solution.eigenvectors))
+    assert captured_trace(averaged.numpy(), unit, eigenvectors=exact)[0] > 0.97
