@@ -25,6 +25,9 @@ Index = npt.NDArray[np.int64]
 # this many standard errors; otherwise there is nothing to align by, and the maps start at random.
 MIN_STANDARD_ERRORS = 2.0
 
+# Axes along which less of the largest axis' variance is predicted are rounding errors.
+_MIN_VARIANCE = 1e-6
+
 # Squared weights of the channels that no axis needs, relative to those that predict: little, but L_eigen can
 # only grow what is there.
 _RANDOM_SHARE = 0.01
@@ -66,22 +69,21 @@ def find_response_axes(
     n_axes  : at most this many
     returns : (axes, voxels) orthonormal rows, most predicted variance first
     """
-    device = ridge.kernel.device
     n_voxels = targets.shape[1]
     n_kept = min(len(train), _MAX_DIRECTIONS)
     basis = ridge.eigenvectors[:, -n_kept:] * (ridge.eigenvalues * ridge.shrink(penalty))[-n_kept:]
     # Predictions are orthonormal @ reduced, so reduced (directions x voxels) has their singular values and axes.
-    reduced = torch.empty(n_kept, n_voxels, device=device)
+    reduced = basis.new_empty(n_kept, n_voxels)
     for start in range(0, n_voxels, voxels_per_block):
         part = slice(start, start + voxels_per_block)
-        reduced[:, part] = basis.T @ torch.from_numpy(targets[train, part]).to(device)
-    n_axes = min(n_axes, n_kept, n_voxels)
-    if n_voxels <= n_kept:
-        axes = torch.linalg.eigh(reduced.T @ reduced)[1][:, -n_axes:].T
-    else:
-        axes = torch.linalg.eigh(reduced @ reduced.T)[1][:, -n_axes:].T @ reduced
-        # Re-orthonormalize: axes of small variance lose digits in the Gram matrix.
-        axes = torch.linalg.qr(axes.flip(0).T).Q.T.flip(0)
+        reduced[:, part] = basis.T @ torch.from_numpy(targets[train, part]).to(basis)
+    wide = n_voxels > n_kept
+    variances, vectors = torch.linalg.eigh(reduced @ reduced.T if wide else reduced.T @ reduced)
+    n_axes = min(n_axes, int((variances > _MIN_VARIANCE * variances[-1]).sum()))
+    axes = vectors[:, len(variances) - n_axes :].T
+    if wide:
+        # The Gram matrix squares what is small, so orthogonality is restored, from the largest axis on.
+        axes = torch.linalg.qr((axes @ reduced).flip(0).T).Q.T.flip(0)
     axes = axes.flip(0)
     largest = axes.gather(1, axes.abs().argmax(dim=1, keepdim=True))
     signed: Tensor = (axes * torch.where(largest < 0, -1.0, 1.0)).contiguous()
@@ -103,13 +105,12 @@ def fit_slots_to_axes(
     targets            : (train, axes); validation_targets (validation, axes)
     returns            : per slot (D_i, axes), and the slots' average prediction of targets and validation_targets
     """
-    device = targets.device
     weights: list[Tensor] = []
     average, validation_average = torch.zeros_like(targets), torch.zeros_like(validation_targets)
     for number, (_, _, features) in enumerate(iterate_slots(pooled)):
         own = statistics[number]
-        x = torch.from_numpy((features[split.train] - own.mean) / own.spread).to(device)
-        x_validation = torch.from_numpy((features[split.validation] - own.mean) / own.spread).to(device)
+        x = torch.from_numpy((features[split.train] - own.mean) / own.spread).to(targets)
+        x_validation = torch.from_numpy((features[split.validation] - own.mean) / own.spread).to(targets)
         values, vectors = torch.linalg.eigh(x.T @ x)
         rotated = vectors.T @ (x.T @ targets)
         basis = x_validation @ vectors
@@ -154,12 +155,13 @@ def start_from_responses(
     ridge   : on the same features, its penalty the one chosen on the validation images
     targets : (images, voxels) with mean 0 over the training images
     """
-    device = ridge.kernel.device
     axes = find_response_axes(
         ridge, penalty, targets, split.train, n_axes=universal_dim, voxels_per_block=voxels_per_block
     )
-    wanted = torch.from_numpy(targets[split.train]).to(device) @ axes.T
-    validation_wanted = torch.from_numpy(targets[split.validation]).to(device) @ axes.T
+    if len(axes) == 0:
+        return _assemble(pooled, statistics, [], axes, False, (0.0, 0.0), universal_dim=universal_dim, seed=seed)
+    wanted = torch.from_numpy(targets[split.train]).to(axes) @ axes.T
+    validation_wanted = torch.from_numpy(targets[split.validation]).to(axes) @ axes.T
     weights, average, validation_average = fit_slots_to_axes(
         pooled, statistics, split, wanted, validation_wanted, progress=progress
     )
@@ -172,7 +174,7 @@ def start_from_responses(
     dual = ridge.eigenvectors @ (ridge.shrink(PENALTIES[best])[:, None] * rotated)
     for number, (_, _, features) in enumerate(iterate_slots(pooled)):
         own, factor = statistics[number], float(ridge.factors[number])
-        x = torch.from_numpy(features[split.train] - own.mean).to(device)
+        x = torch.from_numpy(features[split.train] - own.mean).to(axes)
         weights[number] += factor**2 * (x.T @ dual)
 
     null = validation_wanted.square().sum(dim=1)

@@ -15,8 +15,11 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 
-# Below this many points the whole distance row is cheaper than deciding which cells to skip.
-_FPS_CELLS_FROM = 4096
+# Farthest points are chosen among this many candidates between two updates of all distances; measured at 200,000 points.
+_CANDIDATES = 2048
+_DISTANCE_ROWS = 4096
+# Distances that differ by less than this share are equal: rounding must not decide which index comes first.
+_SAME = 1e-12
 
 
 def stable_hash(seed: int, *parts: str | int) -> np.uint64:
@@ -117,8 +120,9 @@ def smallest_keys(keys: NDArray[np.uint64], n_sample: int) -> NDArray[np.int64]:
 def farthest_point_sample(points: torch.Tensor, n_sample: int, *, start: int) -> torch.Tensor:
     """Choose points one by one, each the farthest (Euclidean) from all chosen before.
 
-    Exact. Points are kept in cells with a centre and a radius; a cell is left alone when the triangle inequality shows
-    that the new point is no nearer to any of its members than what they have, which is soon nearly always.
+    Exact, yet most of the work is matrix products. A point's distance to the chosen ones only falls, so an old value is
+    an upper bound: choices are made among the points with the largest old values, with exact distances among these,
+    until one of the others might be farther; then all distances are updated by the whole batch of choices.
 
     points   : (n, d) coordinates, finite
     n_sample : how many to choose, 1 .. n
@@ -130,83 +134,53 @@ def farthest_point_sample(points: torch.Tensor, n_sample: int, *, start: int) ->
         raise BadInput(f"cannot choose {n_sample} of {n} points", do=f"ask for 1 to {n}")
     if not 0 <= start < n:
         raise BadInput(f"there is no point {start} to start from", why=f"there are {n} points")
-    # float64 on the CPU: each step is tiny, so a GPU would only wait, and ties must not hang on rounding.
     data = points.detach().to("cpu", torch.float64).numpy()
     if not np.isfinite(data).all():
         raise BadInput("points to sample from hold NaN or infinity")
     data = data - data.mean(axis=0)
-    order = _farthest_in_cells(data, n_sample, start) if n >= _FPS_CELLS_FROM else _farthest(data, n_sample, start)
-    return torch.from_numpy(order)
-
-
-def _farthest(data: NDArray[np.float64], n_sample: int, start: int) -> NDArray[np.int64]:
-    order = np.empty(n_sample, dtype=np.int64)
-    nearest = np.full(len(data), np.inf)
-    chosen = start
-    for step in range(n_sample):
-        order[step] = chosen
-        np.minimum(nearest, _squared_distances(data, data[chosen]), out=nearest)
-        nearest[chosen] = -1.0
-        chosen = int(nearest.argmax())
-    return order
-
-
-def _farthest_in_cells(data: NDArray[np.float64], n_sample: int, start: int) -> NDArray[np.int64]:
-    n = len(data)
-    by_cell, edges = _median_cells(data, max(8, int(np.sqrt(n) / 4)))
-    starts, sizes = edges[:-1], np.diff(edges)
-    inside = data[by_cell]
-    centres = np.add.reduceat(inside, starts, axis=0) / sizes[:, None]
-    spread = np.sqrt(_row_norms(inside - np.repeat(centres, sizes, axis=0)))
-    # A little slack keeps the bound valid under rounding; a cell visited in vain costs time, not correctness.
-    radius = np.maximum.reduceat(spread, starts) * (1 + 1e-9) + 1e-12 * np.abs(data).max()
-    position = np.empty(n, dtype=np.int64)
-    position[by_cell] = np.arange(n)
-
+    squares = _row_norms(data)
+    zero = _SAME * float(squares.max())
     nearest = np.full(n, np.inf)
-    farthest = np.full(len(sizes), np.inf)
-    candidate = starts.copy()
-    order = np.empty(n_sample, dtype=np.int64)
-    chosen = int(position[start])
-    for step in range(n_sample):
-        order[step] = by_cell[chosen]
-        nearest[chosen] = -1.0
-        point = inside[chosen]
-        gap = np.sqrt(_squared_distances(centres, point)) - radius
-        reached = np.flatnonzero((gap < 0) | (gap * gap < farthest))
-        for cell in reached:
-            low, high = edges[cell], edges[cell + 1]
-            own = nearest[low:high]
-            np.minimum(own, _squared_distances(inside[low:high], point), out=own)
-            best = low + int(own.argmax())
-            candidate[cell], farthest[cell] = best, nearest[best]
-        top = farthest.max()
-        ties = np.flatnonzero(farthest == top)
-        if len(ties) == 1:
-            chosen = int(candidate[ties[0]])
-        else:
-            chosen = int(candidate[ties[np.argmin(by_cell[candidate[ties]])]])
-    return order
+    order: list[int] = []
+    batch = [start]
+    while True:
+        order += batch
+        if len(order) == n_sample:
+            break
+        for low in range(0, n, _DISTANCE_ROWS):
+            rows = slice(low, low + _DISTANCE_ROWS)
+            gaps = squares[batch] - 2 * (data[rows] @ data[batch].T)
+            np.minimum(nearest[rows], gaps.min(axis=1) + squares[rows], out=nearest[rows])
+        nearest[nearest <= zero] = 0
+        nearest[order] = -1
+        if nearest.max() <= 0:
+            # Only copies of chosen points are left.
+            order += np.flatnonzero(nearest == 0)[: n_sample - len(order)].tolist()
+            break
+        batch = _choose_batch(data, squares, nearest, n_sample - len(order), zero)
+    return torch.tensor(order, dtype=torch.int64)
 
 
-def _median_cells(data: NDArray[np.float64], size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Split points at the median of their widest axis until cells hold at most `size`; indices ascend in each cell."""
-    pending, cells = [np.arange(len(data))], []
-    while pending:
-        members = pending.pop()
-        if len(members) <= size:
-            cells.append(np.sort(members))
-            continue
-        block = data[members]
-        axis = int((block.max(axis=0) - block.min(axis=0)).argmax())
-        half = len(members) // 2
-        split = np.argpartition(block[:, axis], half)
-        pending += [members[split[:half]], members[split[half:]]]
-    return np.concatenate(cells), np.concatenate([[0], np.cumsum([len(cell) for cell in cells])])
-
-
-def _squared_distances(data: NDArray[np.float64], point: NDArray[np.float64]) -> NDArray[np.float64]:
-    return _row_norms(data - point)
+def _choose_batch(
+    data: NDArray[np.float64], squares: NDArray[np.float64], nearest: NDArray[np.float64], most: int, zero: float
+) -> list[int]:
+    limit = 0.0 if len(data) <= _CANDIDATES else float(np.partition(nearest, -_CANDIDATES)[-_CANDIDATES])
+    eligible = nearest >= limit * (1 - _SAME)
+    bound = float(nearest.max(initial=-1.0, where=~eligible))
+    places = np.flatnonzero(eligible)
+    own, inside, norms = nearest[places], data[places], squares[places]
+    batch: list[int] = []
+    while len(batch) < most:
+        top = float(own.max()) * (1 - _SAME)
+        if top <= 0 or (batch and top <= bound):
+            break
+        chosen = int((own >= top).argmax())
+        batch.append(int(places[chosen]))
+        gaps = norms - 2 * (inside @ inside[chosen]) + norms[chosen]
+        gaps[gaps <= zero] = 0
+        np.minimum(own, gaps, out=own)
+        own[chosen] = -1
+    return batch
 
 
 def _row_norms(rows: NDArray[np.float64]) -> NDArray[np.float64]:

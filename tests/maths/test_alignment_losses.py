@@ -49,7 +49,7 @@ def test_a_rotation_costs_no_eigen_loss_and_its_gradient_is_finite() -> None:
     rotation = torch.linalg.qr(draw(5, 5, seed=3)).Q.requires_grad_()
     loss = compute_eigen_loss(before, before @ rotation, n_kept=3)
     loss.backward()
-    assert float(loss) < 1e-7
+    assert loss.item() < 1e-7
     assert rotation.grad is not None
     assert torch.isfinite(rotation.grad).all()
     identity = before.clone().requires_grad_()

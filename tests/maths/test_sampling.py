@@ -5,16 +5,18 @@ import pytest
 import torch
 
 from aligncut_cli.errors import BadInput
+from aligncut_cli.maths import sampling
 from aligncut_cli.maths.sampling import SmallestKeys, farthest_point_sample, node_keys, smallest_keys, stable_hash
 
 
 def farthest_naively(points: np.ndarray, n_sample: int, start: int) -> list[int]:
     chosen = [start]
+    squared = ((points[:, None] - points[None]) ** 2).sum(axis=2)
     while len(chosen) < n_sample:
         best, best_gap = -1, -1.0
         for i in range(len(points)):
             if i not in chosen:
-                gap = min(float(((points[i] - points[j]) ** 2).sum()) for j in chosen)
+                gap = min(squared[i, chosen])
                 if gap > best_gap:
                     best, best_gap = i, gap
         chosen.append(best)
@@ -94,21 +96,22 @@ def test_a_sample_larger_than_the_stream_is_the_stream():
         SmallestKeys(0)
 
 
-@pytest.mark.parametrize("n", [60, 5000])
-def test_farthest_points_are_those_of_the_naive_loop(n):
-    points = np.random.default_rng(1).normal(size=(n, 3))
-    count = 40 if n < 100 else 12
+def test_farthest_points_are_those_of_the_naive_loop():
+    points = np.random.default_rng(1).normal(size=(60, 3))
+    count = 40
     chosen = farthest_point_sample(torch.from_numpy(points), count, start=17)
     assert chosen.dtype == torch.int64
     assert chosen.tolist() == farthest_naively(points, count, 17)
 
 
-def test_skipping_cells_changes_nothing(monkeypatch):
+@pytest.mark.parametrize("candidates", [1, 5, 100, 10_000])
+def test_choosing_in_batches_changes_nothing(monkeypatch, candidates):
+    monkeypatch.setattr(sampling, "_CANDIDATES", candidates)
+    monkeypatch.setattr(sampling, "_DISTANCE_ROWS", 70)
     rng = np.random.default_rng(2)
-    clustered = rng.normal(size=(30, 8))[rng.integers(0, 30, 5000)] + 0.05 * rng.normal(size=(5000, 8))
-    fast = farthest_point_sample(torch.from_numpy(clustered), 2000, start=3)
-    monkeypatch.setattr("aligncut_cli.maths.sampling._FPS_CELLS_FROM", 10**9)
-    assert torch.equal(fast, farthest_point_sample(torch.from_numpy(clustered), 2000, start=3))
+    clustered = rng.normal(size=(8, 5))[rng.integers(0, 8, 300)] + 0.05 * rng.normal(size=(300, 5))
+    chosen = farthest_point_sample(torch.from_numpy(clustered), 120, start=3)
+    assert chosen.tolist() == farthest_naively(clustered, 120, 3)
 
 
 @pytest.mark.parametrize("copies", [1, 80])

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from aligncut_cli.maths.alignment_start import AlignmentStart, find_response_axes, start_from_responses
+from aligncut_cli.maths.encoding import average_slots, iterate_slots
+from aligncut_cli.maths.ridge import RidgeFit, choose_penalty, decompose_kernel, measure_slot
+from aligncut_cli.maths.split_images import ImageSplit, split_images
+
+CPU = torch.device("cpu")
+
+
+def make_data(*, signal: float, n_voxels: int = 20) -> tuple[list[np.ndarray], np.ndarray, ImageSplit]:
+    """Four slots of two models that are maps of one latent space; responses linear in it, z-scored."""
+    rng = np.random.default_rng(0)
+    latent = rng.standard_normal((150, 5))
+    pooled = [
+        (np.stack([latent @ rng.standard_normal((5, width)) for _ in range(2)]) * scale + 1).astype(np.float32)
+        for width, scale in ((8, 1.0), (6, 0.01))
+    ]
+    targets = signal * latent @ rng.standard_normal((5, n_voxels)) + rng.standard_normal((150, n_voxels))
+    split = split_images(150, validation_share=0.2, test_share=0.1, seed=0)
+    targets -= targets[split.train].mean(axis=0)
+    targets /= targets[split.train].std(axis=0)
+    return pooled, targets.astype(np.float32), split
+
+
+def fit_ridge(pooled: list[np.ndarray], targets: np.ndarray, split: ImageSplit) -> RidgeFit:
+    statistics = [measure_slot(features, split.train) for _, _, features in iterate_slots(pooled)]
+    ridge = decompose_kernel(pooled, statistics, split.train, equalize=True, device=CPU)
+    return choose_penalty(ridge, targets, split, voxels_per_block=7)
+
+
+def start(pooled: list[np.ndarray], targets: np.ndarray, split: ImageSplit, *, universal_dim: int) -> AlignmentStart:
+    fit = fit_ridge(pooled, targets, split)
+    statistics = [measure_slot(features, split.train) for _, _, features in iterate_slots(pooled)]
+    return start_from_responses(
+        pooled, statistics, fit.ridge, fit.penalty, targets, split,
+        universal_dim=universal_dim, voxels_per_block=7, seed=0,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("n_voxels", [20, 200])
+def test_axes_are_the_principal_ones_of_the_predicted_responses(n_voxels: int) -> None:
+    pooled, targets, split = make_data(signal=2.0, n_voxels=n_voxels)
+    fit = fit_ridge(pooled, targets, split)
+    axes = find_response_axes(fit.ridge, fit.penalty, targets, split.train, n_axes=4, voxels_per_block=6).numpy()
+    kernel = fit.ridge.kernel[torch.from_numpy(split.train)].numpy()
+    strength = fit.penalty * np.linalg.eigvalsh(kernel)[-1]
+    predicted = kernel @ np.linalg.solve(kernel + strength * np.eye(len(kernel)), targets[split.train])
+    expected = np.linalg.svd(predicted)[2][:4]
+    np.testing.assert_allclose(np.abs((axes * expected).sum(axis=1)), 1, atol=1e-5)
+    np.testing.assert_allclose(axes @ axes.T, np.eye(4), atol=1e-8)
+
+
+def test_there_are_no_more_axes_than_the_features_can_predict() -> None:
+    pooled, targets, split = make_data(signal=2.0)
+    begun = start(pooled, targets, split, universal_dim=12)
+    assert begun.n_axes == 5
+    assert not begun.readout[5:].any()
+    assert all(weight[:, :, 5:].any() for weight in begun.weights)
+
+
+def test_every_slot_and_their_average_predict_the_responses_from_the_start() -> None:
+    pooled, targets, split = make_data(signal=3.0)
+    begun = start(pooled, targets, split, universal_dim=12)
+    assert begun.from_responses
+    centred = [torch.from_numpy(model - model[:, split.train].mean(axis=1, keepdims=True)) for model in pooled]
+    slots = [(model[layer : layer + 1], weight[layer : layer + 1])
+             for model, weight in zip(centred, begun.weights, strict=True) for layer in range(2)]  # fmt: skip
+    for features, weights in [(centred, begun.weights), *(([one], [weight]) for one, weight in slots)]:
+        predicted = (average_slots(features, weights) @ begun.readout).numpy()[split.test]
+        error = np.square(predicted - targets[split.test]).sum() / np.square(targets[split.test]).sum()
+        assert error < 0.2
+
+
+def test_without_a_relation_to_the_responses_the_start_is_random_and_reads_out_nothing() -> None:
+    pooled, targets, split = make_data(signal=0.0)
+    begun = start(pooled, targets, split, universal_dim=12)
+    assert not begun.from_responses
+    assert begun.n_axes == 0
+    assert not begun.readout.any()
+    assert all(weight.any() for weight in begun.weights)
