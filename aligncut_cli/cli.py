@@ -15,9 +15,20 @@ import typer
 
 from aligncut_cli import __version__
 from aligncut_cli.console import Console, readable_bytes
-from aligncut_cli.errors import AlignCutError, BadInput, OutOfResources, Stopped
+from aligncut_cli.errors import AlignCutError, BadInput, OutOfResources, Stopped, UsageError
 from aligncut_cli.options import takes
-from aligncut_cli.params import EigsParams, ExtractParams, RenderParams, RunOptions, TsneParams
+from aligncut_cli.params import (
+    AlignParams,
+    ApplyParams,
+    CompareParams,
+    EigsParams,
+    ExtractParams,
+    RenderParams,
+    ReportParams,
+    RunOptions,
+    SegmentParams,
+    TsneParams,
+)
 from aligncut_cli.store.read import read_piped_path
 from aligncut_cli.store.run import Outcome
 
@@ -35,6 +46,16 @@ TSNE = Annotated[str, typer.Argument(metavar="TSNE", help="Tsne store, or - to r
 ALIGNMENT = Annotated[
     Path | None,
     typer.Option("--alignment", metavar="STORE", help="Map features to the universal space while reading them."),
+]
+
+MASKS = Annotated[
+    Path | None, typer.Option("--masks", metavar="PATH", help="Ground-truth masks: a folder or a .mat file.")
+]
+CLASSES = Annotated[
+    Path | None, typer.Option("--classes", metavar="FILE", help="Class names, one per line from 0 = background.")
+]
+FIGURES = Annotated[
+    Path | None, typer.Option("--figures", metavar="DIR", help="Folder to write with CSV tables, plots and pictures.")
 ]
 
 
@@ -173,6 +194,54 @@ def extract(
 
 
 @app.command(rich_help_panel="Stages")
+@takes(AlignParams, output="Alignment store to write; with --apply, features store.")
+@stage
+def align(
+    features: FEATURES,
+    responses: Annotated[
+        Path | None,
+        typer.Option("--responses", metavar="PATH", help="Algonauts 2023 subject, folder with responses.npy, or .npy."),
+    ] = None,
+    apply: Annotated[
+        Path | None,
+        typer.Option("--apply", metavar="STORE", help="Map the features by this fitted alignment instead."),
+    ] = None,
+    image_ids: Annotated[
+        Path | None, typer.Option("--image-ids", metavar="CSV", help="Which image each row of the responses is for.")
+    ] = None,
+    rois: Annotated[
+        Path | None, typer.Option("--rois", metavar="FILE", help="Named voxel sets: .json or .npz.")
+    ] = None,
+    noise_ceiling: Annotated[
+        Path | None,
+        typer.Option("--noise-ceiling", metavar="NPY", help="Explainable share of variance of each voxel, 0 to 1."),
+    ] = None,
+    *,
+    params: AlignParams,
+    options: RunOptions,
+    console: Console,
+) -> Outcome:
+    """Learn one universal channel space for all models and layers, by predicting brain responses.
+
+    Example: [bold]aligncut align f.zarr -o a.zarr --responses subj01[/bold]
+
+    Scores are on held-out images, with a ridge on the same features beside them. `aligncut align f.zarr --apply a.zarr
+    -o u.zarr` writes the mapped features; `eigs` and others apply an alignment while reading, with --alignment.
+    """
+    from aligncut_cli.stages import align as stage_file
+
+    source = read_piped_path(features)
+    if apply is not None:
+        if responses is not None:
+            raise UsageError("--apply maps by a finished fit and takes no --responses", do="Leave one of them out.")
+        return stage_file.apply(source, apply, ApplyParams(seed=params.seed), options, console)
+    if responses is None:
+        raise UsageError("align needs --responses to fit, or --apply to map", do="Give one of them.")
+    paths = stage_file.ResponsePaths(responses, image_ids, rois, noise_ceiling)
+    return stage_file.run(source, paths, params, options, console)
+
+
+@app.command(rich_help_panel="Stages")
 @takes(EigsParams, output="Eigs store to write.")
 @stage
 def eigs(
@@ -222,6 +291,57 @@ def tsne(
 
 
 @app.command(rich_help_panel="Look")
+@takes(CompareParams, output="Folder to write.")
+@stage
+def compare(
+    features: FEATURES,
+    alignment: ALIGNMENT = None,
+    *,
+    params: CompareParams,
+    options: RunOptions,
+    console: Console,
+) -> Outcome:
+    """Compare the same tokens between all models and layers, before and after alignment (Fig. 3).
+
+    Example: [bold]aligncut compare f.zarr --alignment a.zarr -o similarity[/bold]
+    """
+    from aligncut_cli.stages import compare as stage_file
+
+    return stage_file.run(read_piped_path(features), params, options, console, alignment=alignment)
+
+
+@app.command(rich_help_panel="Findings")
+@takes(SegmentParams, output="Segments store to write.")
+@stage
+def segment(
+    eigs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="EIGS...",
+            help="Eigs stores, each PATH or NAME=PATH; those of one NAME are repetitions with other seeds.",
+        ),
+    ],
+    masks: MASKS = None,
+    classes: CLASSES = None,
+    figures: FIGURES = None,
+    *,
+    params: SegmentParams,
+    options: RunOptions,
+    console: Console,
+) -> Outcome:
+    """Segment every image, and score it against ground-truth masks.
+
+    Example: [bold]aligncut segment e.zarr -o s.zarr --masks masks --figures scores[/bold]
+
+    With --masks an oracle labels each pixel by its nearest class centre (mIoU);
+    with --clusters K the eigenvectors are cut into K segments without masks.
+    """
+    from aligncut_cli.stages import segment as stage_file
+
+    return stage_file.run(eigs, params, options, console, masks=masks, classes=classes, figures=figures)
+
+
+@app.command(rich_help_panel="Look")
 @takes(RenderParams, output="Folder to write.")
 @stage
 def render(tsne: TSNE, *, params: RenderParams, options: RunOptions, console: Console) -> Outcome:
@@ -256,3 +376,27 @@ def inspect(
         console.result_json(found)
     else:
         console.result(stage_file.as_text(found))
+
+
+@app.command(rich_help_panel="Look")
+@takes(ReportParams, output="Folder to write; open its index.html.")
+@stage
+def report(
+    stores: Annotated[
+        list[str],
+        typer.Argument(metavar="STORES...", help="Any stores and output folders, or - to read a path from a pipe."),
+    ],
+    *,
+    params: ReportParams,
+    options: RunOptions,
+    console: Console,
+) -> Outcome:
+    """Make one page of every picture, table and plot, with the photos to click on.
+
+    Example: [bold]aligncut report e.zarr t.zarr s.zarr -o report --images 200[/bold]
+
+    The page opens from disk, without a network: eigs stores give similarities, tsne stores colours and the map.
+    """
+    from aligncut_cli.stages import report as stage_file
+
+    return stage_file.run([read_piped_path(path) for path in stores], params, options, console)

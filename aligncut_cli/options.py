@@ -77,13 +77,13 @@ def _option(name: str, item: dataclasses.Field[Any], hint: Any) -> Any:
     flag = "--" + name.replace("_", "-")
     more = {key: metadata[key] for key in ("min", "max") if metadata[key] is not None}
     if hint not in (bool,) and typing.get_origin(hint) is not typing.Literal:
-        more["metavar"] = "N" if hint in (int, float, int | None, float | None) else "TEXT"
+        more["metavar"] = "N" if hint in (int, float, int | None, float | None, tuple[int, ...]) else "TEXT"
     return typer.Option(flag, help=metadata["help"], **more)
 
 
 def _annotation(hint: Any) -> Any:
-    """Return the type that typer parses: a tuple of strings is a repeated option."""
-    return list[str] if typing.get_origin(hint) is tuple else hint
+    """Return the type that typer parses: a tuple is a repeated option."""
+    return list[typing.get_args(hint)[0]] if typing.get_origin(hint) is tuple else hint  # type: ignore[misc]
 
 
 def takes(params: type[StageParams] | None = None, *, output: str | None = None) -> Callable[..., Any]:

@@ -47,6 +47,45 @@ class ExtractParams(StageParams):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AlignParams(StageParams):
+    """Parameters of `align`."""
+
+    universal_dim: int = knob(768, "Channels of the universal space (D').", at_least=2)
+    lambda_eigen: float = knob(1.0, "Weight of the eigen-constraint (Eq. 5).", at_least=0)
+    lambda_zero: float = knob(0.01, "Weight that keeps mapped features zero-centred (Eq. 6).", at_least=0)
+    lambda_cov: float = knob(0.01, "Weight against covariance of mapped channels (Eq. 7).", at_least=0)
+    nodes: int = knob(100, "Nodes sampled per step for the eigen-constraint.", at_least=8)
+    eigenvectors: int = knob(6, "Leading eigenvectors that the eigen-constraint preserves.", at_least=1)
+    epochs: int = knob(30, "Passes over the training images, at most; 0 keeps the closed-form start.", at_least=0)
+    patience: int = knob(5, "Epochs without a better state before stopping.", at_least=1)
+    tolerance: float = knob(
+        0.005, "Of validation R2: among states this close to the best, the lowest loss wins.", at_least=0
+    )
+    batch_images: int = knob(128, "Images per gradient step.", at_least=1)
+    learning_rate: float = knob(1e-4, "Of AdamW.", at_least=0)
+    weight_decay: float = knob(0.01, "Of AdamW.", at_least=0)
+    validation_share: float = knob(0.1, "Share of images that decide when to stop.", at_least=0.01, at_most=0.5)
+    test_share: float = knob(0.1, "Share of images that are held out and scored.", at_least=0.01, at_most=0.5)
+    seeds: int = knob(1, "Fit this many times, with consecutive seeds, and report the spread.", at_least=1)
+    control: Literal["none", "shuffle", "random"] = knob(
+        "none", "Refute the story: shuffled image-response pairs, or random targets of the same spectrum."
+    )
+    drop_nan_voxels: bool = knob(False, "Leave out voxels that have no response to some image.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApplyParams(StageParams):
+    """Parameters of `align --apply`: none but the record's seed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareParams(StageParams):
+    """Parameters of `compare`."""
+
+    images: int | None = knob(None, "Compare the tokens of the first N images only.", at_least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class EigsParams(StageParams):
     """Parameters of `eigs`."""
 
@@ -92,6 +131,45 @@ class RenderParams(StageParams):
     tile: int = knob(112, "Height of one tile in pixels.", at_least=16)
     images: int | None = knob(None, "Render only the first N images.", at_least=1)
     photos: str | None = knob(None, "Folder to look for photos that have moved since `extract`.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskParams(StageParams):
+    """Parameters of every stage that reads ground-truth masks."""
+
+    masks_format: Literal["auto", "png", "voc", "imagenet-seg"] = knob(
+        "auto", "A folder of PNGs by image id, PASCAL VOC 2012, or ImageNet-Segmentation's .mat file."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentParams(MaskParams):
+    """Parameters of `segment`."""
+
+    resolution: Literal["pixels", "tokens"] = knob(
+        "pixels", "Score every pixel of the photo (similarities upsampled), or one label per token."
+    )
+    n_eig: int | None = knob(None, "Use only the leading N eigenvectors; the paper scores with 10.", at_least=1)
+    clusters: tuple[int, ...] = knob(
+        (), "Cut into K segments without masks; give it again for coarser levels that nest."
+    )
+    method: Literal["rotation", "kmeans"] = knob(
+        "rotation", "How --clusters discretizes eigenvectors: Yu and Shi's rotation, or k-means."
+    )
+    cluster_sample: int = knob(20_000, "Nodes that --clusters is fitted on.", at_least=2)
+    pictures: int = knob(12, "How many images --figures draws.", at_least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportParams(StageParams):
+    """Parameters of `report`."""
+
+    title: str = knob("AlignedCut report", "Title of the page.")
+    images: int | None = knob(None, "Show only the first N images.", at_least=1)
+    photos: str | None = knob(None, "Folder to look for photos that have moved since `extract`.")
+    photo_size: int = knob(448, "Longer side of a photo in pixels.", at_least=64)
+    thumb_size: int = knob(96, "Side of a thumbnail in pixels.", at_least=16)
+    map_points: int = knob(12_000, "Nodes drawn as points of the map; trajectories use all.", at_least=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,6 +28,8 @@ Index = npt.NDArray[np.int64]
 
 # Node sets on which the regularizers are watched after each epoch.
 _WATCHED_SETS = 4
+# Voxels z-scored at a time, so that float64 copies stay small.
+_VOXELS_PER_BLOCK = 1024
 # Nodes from which the scale of the channels is measured.
 _SCALE_NODES = 1024
 
@@ -337,11 +339,15 @@ def standardize_responses(responses: Float, train: Index) -> tuple[Float, Float]
     responses : (images, voxels), changed; a voxel constant over the training images is only centred
     returns   : mean and deviation, (voxels,) each
     """
-    mean = responses[train].mean(axis=0, dtype=np.float64).astype(np.float32)
-    deviation = responses[train].std(axis=0, dtype=np.float64).astype(np.float32)
-    deviation = np.where(deviation > 0, deviation, np.float32(1))
-    responses -= mean
-    responses /= deviation
+    n_voxels = responses.shape[1]
+    mean, deviation = np.empty(n_voxels, dtype=np.float32), np.empty(n_voxels, dtype=np.float32)
+    for start in range(0, n_voxels, _VOXELS_PER_BLOCK):
+        part = slice(start, start + _VOXELS_PER_BLOCK)
+        block = responses[train, part].astype(np.float64)
+        mean[part], deviation[part] = block.mean(axis=0), block.std(axis=0)
+        deviation[part][block.max(axis=0) == block.min(axis=0)] = 1
+        responses[:, part] -= mean[part]
+        responses[:, part] /= deviation[part]
     return mean, deviation
 
 

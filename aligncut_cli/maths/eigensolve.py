@@ -244,12 +244,11 @@ def _solve_krylov(graph: _HalfGraph, n_eig: int, block: int, seed: int) -> Eigen
         products += 1
 
     # One product summed in float64 takes the rounding of the sums out of the values and of the residuals reported.
-    vectors = _orthonormalize(ritz[:, : min(block, ritz.shape[1])], None)
+    vectors = _orthonormalize(ritz[:, :n_eig], None)
     images = graph.multiply(vectors, exact_sums=True)
     values, mix = _ritz(vectors, images)
-    found = fix_signs((vectors @ mix[:, :n_eig]).cpu().numpy())
-    difference = images @ mix[:, :n_eig] - (vectors @ mix[:, :n_eig]) * values[:n_eig]
-    residual = difference.norm(dim=0).cpu().numpy()
+    vectors, images = vectors @ mix, images @ mix
+    residual = (images - vectors * values).norm(dim=0).cpu().numpy()
     if not residual.max() <= RESIDUAL_LIMIT:
         raise AlignCutError(
             f"the eigenvectors reached a residual of {residual.max():.1e} after {products} products, "
@@ -258,8 +257,8 @@ def _solve_krylov(graph: _HalfGraph, n_eig: int, block: int, seed: int) -> Eigen
             do="sample more nodes with --n-sample, or ask for fewer eigenvectors with --n-eig",
         )
     return EigenSolution(
-        values[:n_eig].cpu().numpy(),
-        found.astype(np.float32),
+        values.cpu().numpy(),
+        fix_signs(vectors.cpu().numpy()).astype(np.float32),
         graph.degrees.cpu().numpy(),
         residual,
         products + 1,

@@ -15,7 +15,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 
-# Farthest points are chosen among this many candidates between two updates of all distances; measured at 200,000 points.
+# Farthest points are chosen among this many candidates between two updates of all distances.
 _CANDIDATES = 2048
 _DISTANCE_ROWS = 4096
 # Distances that differ by less than this share are equal: rounding must not decide which index comes first.

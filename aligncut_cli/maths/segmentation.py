@@ -78,6 +78,22 @@ def compare_to_centres(eigenvectors: NDArray[np.floating], centres: Floats) -> N
     return (normalize_rows(centres) @ rows.swapaxes(-1, -2)).astype(np.float32)
 
 
+def label_tokens(
+    eigenvectors: NDArray[np.floating], centres: Floats, *, thresholds: NDArray[np.floating]
+) -> NDArray[np.int16]:
+    """Give each token its nearest class, or the background where that is not near enough (C.4, steps 4 and 5).
+
+    eigenvectors : (slot, token, eig)
+    centres      : (slot, class, eig), NaN for a class without a pixel, which no token is given
+    thresholds   : (slot,)
+    returns      : (slot, token)
+    """
+    seen = np.flatnonzero(~np.isnan(centres).any(axis=(0, 2)))
+    similarity = compare_to_centres(eigenvectors, centres[:, seen])
+    near = similarity.max(axis=1) >= thresholds.astype(np.float32)[:, None]
+    return np.where(near, seen[similarity.argmax(axis=1)], 0).astype(np.int16)
+
+
 def normalize_rows(values: Floats) -> Floats:
     """Scale the last axis to unit length; zeros stay zeros."""
     length = np.sqrt(np.einsum("...i,...i->...", values, values))[..., None]

@@ -1,7 +1,9 @@
-"""t-SNE of eigenvectors to 2-D or 3-D (PAPER stage 4): nearest neighbours, affinities of one perplexity, gradient descent.
+"""t-SNE of eigenvectors to 2-D or 3-D (PAPER stage 4): neighbours, affinities of one perplexity, gradient descent.
 
-Maaten and Hinton 2008, with the schedule of scikit-learn: points p_ij in the input, q_ij = w_ij / Z in the map, minimise
-KL = sum p log(p / q). The engines fit the same objective from the same start; `tsne_fft` has the sums over all pairs.
+Maaten and Hinton 2008: affinities p_ij of the input, q_ij = w_ij / Z of the map, minimise KL = sum p log(p / q). The
+engines share objective, start and schedule; but in 3-D, where the kernel w has two degrees of freedom, scikit-learn's
+forces hold w where the derivative of its divergence holds u = 1 / (1 + r^2 / 2), so it stops well above the least
+divergence.
 """
 
 from __future__ import annotations
@@ -24,15 +26,17 @@ from aligncut_cli.maths.tsne_fft import GridRepulsion, Repulsion, degrees_of_fre
 ENGINES = ("auto", "fft", "exact", "sklearn")
 
 _FEWEST_POINTS = 5
-# Where the sum over all pairs is as fast as the grid, by measurement on two cores.
-_EXACT_UP_TO = 1000
+# Up to here the sum over all pairs is as fast as the grid, by measurement on one core, and it is exact.
+_EXACT_UP_TO = {2: 700, 3: 2500}
 # scikit-learn's schedule, so that its result is the reference for ours.
 _EXAGGERATION = 12.0
 _EXAGGERATED_ITERATIONS = 250
 _MOMENTA = (0.5, 0.8)
 _START_SPREAD = 1e-4
-# A pair of points of equal input starts at this distance, times the spread: equal places would get equal forces for ever.
+# Points of equal input start apart by about this part of the spread: equal places would get equal forces for ever.
 _JITTER = 1e-2
+# Of log beta within (-21, 41): leaves 2e-13.
+_BISECTIONS = 48
 # Rows of edges in a block, n_neighbours each: on a CPU they stay in its cache.
 _BLOCK = {"cpu": 1024, "cuda": 1 << 18}
 
@@ -84,7 +88,7 @@ def fit_tsne(
     n_dims     : 2 or 3
     perplexity : about the number of near neighbours; lowered to (n - 1) / 3 where there are too few points
     iterations : of gradient descent; up to 250, half of them at most, exaggerate the affinities
-    engine     : 'fft' O(n) on a grid; 'exact' O(n^2); 'sklearn' Barnes-Hut, the reference; 'auto' the faster of the first two
+    engine     : 'fft' on a grid, O(n); 'exact', O(n^2); 'sklearn', the reference; 'auto' the faster of the first two
     device     : for all but 'sklearn'; on a CPU the same seed gives the same bytes
     seed       : of the jitter that parts equal points
     progress   : called with iterations done and all iterations
@@ -96,7 +100,7 @@ def fit_tsne(
     n_neighbors = min(n_points - 1, int(3 * perplexity + 1))
     start = _principal_start(rows, n_dims=n_dims, seed=seed)
     if engine == "auto":
-        engine = "exact" if n_points <= _EXACT_UP_TO else "fft"
+        engine = "exact" if n_points <= _EXACT_UP_TO[n_dims] else "fft"
     if engine == "sklearn":
         coords, divergence = _fit_by_sklearn(rows, start, perplexity=perplexity, iterations=iterations, seed=seed)
     else:
@@ -106,7 +110,11 @@ def fit_tsne(
         affinities = find_affinities(torch.from_numpy(rows[order]).to(device), perplexity, n_neighbors=n_neighbors)
         repel = repel_exactly if engine == "exact" else GridRepulsion(n_dims=n_dims, device=device).repel
         fitted = _descend(
-            torch.from_numpy(start[order].T.copy()).to(device), affinities, repel, iterations=iterations, progress=progress
+            torch.from_numpy(start[order].T.copy()).to(device),
+            affinities,
+            repel,
+            iterations=iterations,
+            progress=progress,
         )
         divergence = divergence_of(fitted, affinities, repel(fitted))
         coords = np.empty_like(start)
@@ -121,11 +129,12 @@ def fit_tsne(
 
 
 def find_affinities(rows: Tensor, perplexity: float, *, n_neighbors: int) -> Affinities:
-    """Conditional probabilities of the nearest neighbours, of a Gaussian whose width gives each point the same perplexity.
+    """Conditional probabilities of the nearest neighbours, by Gaussians that give each point the same perplexity.
 
     rows : (n, C) float32, on the device to compute on
     """
-    search = build_search(rows, method="flat" if rows.device.type == "cpu" else "torch", metric="euclidean", seed=0, device=rows.device)
+    method = "flat" if rows.device.type == "cpu" else "torch"
+    search = build_search(rows, method=method, metric="euclidean", seed=0, device=rows.device)
     _, found = search.search(rows, n_neighbors + 1)
     neighbours = drop_self(found)
     conditional = torch.empty(neighbours.shape, dtype=torch.float32, device=rows.device)
@@ -149,36 +158,29 @@ def drop_self(found: Tensor) -> Tensor:
 
 
 def calibrate_perplexity(square_distances: Tensor, perplexity: float) -> Tensor:
-    """Gaussian weights exp(-beta d^2) of each row with beta such that exp(entropy) is the perplexity.
+    """Weigh each row by exp(-beta d^2) / sum, with beta such that the exponential of the entropy is the perplexity.
 
-    Newton's method in log beta, where the entropy falls by beta^2 Var(d^2), kept within a bracket by bisection. Rows that cannot
-    have the perplexity, as more distances are zero, end at the nearest they can have: equal weights for those.
+    A row with more zero distances than the perplexity cannot have it; it gets equal weights for those.
 
     square_distances : (n, k) float64, in any unit
     returns          : (n, k) float64, rows sum to 1
     """
     excess = square_distances - square_distances.amin(1, keepdim=True)
     unit = excess.mean(1, keepdim=True)
-    excess = excess / torch.where(unit > 0, unit, 1.0)
+    excess /= torch.where(unit > 0, unit, 1.0)
     target = math.log(perplexity)
     low = torch.full_like(unit, math.log(1e-9))
     high = torch.full_like(unit, math.log(1e18))
-    log_beta = torch.zeros_like(unit)
-    for _ in range(64):
-        beta = log_beta.exp()
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        beta = middle.exp()
         weights = torch.exp(-beta * excess)
-        weights /= weights.sum(1, keepdim=True)
-        mean = (weights * excess).sum(1, keepdim=True)
-        variance = (weights * excess.square()).sum(1, keepdim=True) - mean.square()
-        entropy = beta * mean - weights[..., :1].log() if False else -(weights * weights.clamp(min=1e-300).log()).sum(1, keepdim=True)
-        error = entropy - target
-        if bool((error.abs() < 1e-6).all()):
-            break
-        low = torch.where(error > 0, log_beta, low)
-        high = torch.where(error > 0, high, log_beta)
-        step = log_beta + error / (beta.square() * variance).clamp(min=1e-12)
-        log_beta = torch.where((step > low) & (step < high), step, (low + high) / 2)
-    return weights
+        total = weights.sum(1, keepdim=True)
+        entropy = total.log() + beta * (weights * excess).sum(1, keepdim=True) / total
+        low = torch.where(entropy > target, middle, low)
+        high = torch.where(entropy > target, high, middle)
+    weights = torch.exp(-((low + high) / 2).exp() * excess)
+    return weights / weights.sum(1, keepdim=True)
 
 
 def attract(coords: Tensor, affinities: Affinities) -> Tensor:
@@ -218,9 +220,14 @@ def gradient_of(coords: Tensor, affinities: Affinities, repulsion: Repulsion, *,
     """
     n_dims, n_points = coords.shape
     dof = degrees_of_freedom(n_dims)
-    # grad phi = -(dof + 1) / dof sum_j w_ij u_ij (y_i - y_j). The grid's forces sum to zero up to its error, which is taken out.
+    # grad phi = -(dof + 1) / dof sum_j w_ij u_ij (y_i - y_j). All forces sum to zero; what the grid leaves is taken
+    # out.
     push = repulsion.gradient - repulsion.gradient.mean(1, keepdim=True)
-    return attract(coords, affinities).mul_(exaggeration * (dof + 1) / dof / n_points).add_(push, alpha=2 / _normaliser(repulsion))
+    return (
+        attract(coords, affinities)
+        .mul_(exaggeration * (dof + 1) / dof / n_points)
+        .add_(push, alpha=2 / _normaliser(repulsion))
+    )
 
 
 def divergence_of(coords: Tensor, affinities: Affinities, repulsion: Repulsion) -> float:
@@ -294,7 +301,12 @@ def _fit_by_sklearn(
     rows: NDArray[np.float32], start: NDArray[np.float32], *, perplexity: float, iterations: int, seed: int
 ) -> tuple[NDArray[np.float32], float]:
     model = TSNE(
-        n_components=start.shape[1], perplexity=perplexity, max_iter=iterations, init=start, learning_rate="auto", random_state=seed
+        n_components=start.shape[1],
+        perplexity=perplexity,
+        max_iter=iterations,
+        init=start,
+        learning_rate="auto",
+        random_state=seed,
     )
     coords = np.asarray(model.fit_transform(rows), dtype=np.float32)
     return coords, float(model.kl_divergence_)
@@ -307,7 +319,10 @@ def _standardise(points: NDArray[np.float32] | NDArray[np.float64]) -> NDArray[n
     rows = points.astype(np.float64)
     if not np.isfinite(rows).all():
         bad = int((~np.isfinite(rows).all(axis=1)).sum())
-        raise BadInput(f"{bad:,} of {len(rows):,} points for t-SNE are not finite", do="make the eigs store again with 'aligncut eigs'")
+        raise BadInput(
+            f"{bad:,} of {len(rows):,} points for t-SNE are not finite",
+            do="make the eigs store again with 'aligncut eigs'",
+        )
     if rows.size:
         rows -= rows.mean(axis=0)
         largest = float(np.abs(rows).max())
@@ -323,7 +338,9 @@ def _check(rows: NDArray[np.float32], *, n_dims: int, perplexity: float, iterati
     if n_dims not in (2, 3):
         raise UsageError(f"t-SNE makes maps of 2 or 3 dimensions, not {n_dims}", do="give --dims 2 or --dims 3")
     if not perplexity > 1:
-        raise UsageError(f"a perplexity of {perplexity} is too small", do="give --perplexity 30 or another value above 1")
+        raise UsageError(
+            f"a perplexity of {perplexity} is too small", do="give --perplexity 30 or another value above 1"
+        )
     fewest = 250 if engine == "sklearn" else 1
     if iterations < fewest:
         raise UsageError(f"the {engine} engine of t-SNE needs at least {fewest} iterations, not {iterations}")

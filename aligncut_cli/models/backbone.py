@@ -176,8 +176,10 @@ def check_layers(info: BackboneInfo, layers: Sequence[int], *, name: str) -> Non
 def _check_known(timm_name: str) -> None:
     architecture, _, tag = timm_name.partition(".")
     if timm.is_model(architecture):
+        if not tag:
+            return
         tagged = timm.list_models(f"{architecture}.*", pretrained=True)
-        if not tag or timm_name in tagged:
+        if timm_name in tagged:
             return
         raise UsageError(
             f"timm's {architecture} has no weights called '{tag}'",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import itertools
 import multiprocessing
 import os
 import signal
@@ -12,7 +12,7 @@ import threading
 import warnings
 import zlib
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -26,6 +26,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from aligncut_cli.errors import BadInput, OutOfResources
+from aligncut_cli.models import images_inside
 
 Pixels = npt.NDArray[np.uint8]
 Progress = Callable[[int, int], None]
@@ -46,7 +47,7 @@ _TRANSPOSED = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# What Pillow's readers raise on broken files, found by trying: each format has its own idea.
+# What Pillow's readers raise on broken files: they have no common type, and each format has its own ideas.
 _BROKEN_FILE = (
     OSError,
     SyntaxError,
@@ -56,6 +57,7 @@ _BROKEN_FILE = (
     KeyError,
     IndexError,
     OverflowError,
+    RuntimeError,
     ZeroDivisionError,
     struct.error,
     zlib.error,
@@ -77,7 +79,8 @@ class ImageFile:
 def find_images(inputs: Sequence[Path]) -> list[ImageFile]:
     """List the images of folders (recursively, sorted by id), of list files and given singly (both in their order).
 
-    inputs  : folders, `.txt` files with one path per line (relative to the list; '#' begins a comment), or images
+    inputs  : folders, `.txt` files with one path per line (relative to the list; '#' begins a comment), images, or
+              ImageNet-Segmentation's .mat file with photos inside
     returns : at least one image; ids are unique, relative to the folder or, singly and in lists, the file's stem; where
               these would collide, the suffix is kept, or the path relative to the folder that all share is taken
     """
@@ -95,7 +98,7 @@ def find_images(inputs: Sequence[Path]) -> list[ImageFile]:
                 f"no such file or folder: {given}", do="Give a folder with images, a .txt list of them, or images."
             )
         else:
-            listed = _read_list(given) if given.suffix.lower() == ".txt" else [given]
+            listed = _list_file(given)
             relative += [path.name for path in listed]
             paths += listed
     if not paths:
@@ -140,6 +143,12 @@ def _walk_folder(folder: Path) -> list[Path]:
 
 def _refuse_folder(error: OSError) -> None:
     raise BadInput(f"cannot look into {error.filename}", why=error.strerror or str(error)) from error
+
+
+def _list_file(path: Path) -> list[Path]:
+    if path.suffix.lower() == images_inside.SUFFIX:
+        return images_inside.list_inside(path)
+    return _read_list(path) if path.suffix.lower() == ".txt" else [path]
 
 
 def _read_list(path: Path) -> list[Path]:
@@ -197,6 +206,8 @@ def hash_images(files: Sequence[ImageFile], *, progress: Progress | None = None)
 
 
 def _hash_file(file: ImageFile) -> str:
+    if images_inside.is_inside(file.path):
+        return images_inside.hash_inside(file.path)
     try:
         with file.path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
@@ -207,12 +218,21 @@ def _hash_file(file: ImageFile) -> str:
 # ---- their pixels
 
 
+def image_exists(path: Path) -> bool:
+    """Return whether a photo is still where a store says it was."""
+    return path.is_file() or images_inside.has_inside(path)
+
+
+def _open_image(path: Path) -> Image.Image:
+    return images_inside.read_inside(path) if images_inside.is_inside(path) else Image.open(path)
+
+
 def check_image(path: Path) -> tuple[int, int]:
     """Read all of an image, coarsely where its format allows, and return (height, width) as it is meant to be seen."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata; what it cannot read is an error
         try:
-            with Image.open(path) as image:
+            with _open_image(path) as image:
                 width, height = image.size
                 # For JPEG, an eighth of the size costs a fraction of the decoding and still reads every byte.
                 image.draft("RGB", (max(1, width // 8), max(1, height // 8)))
@@ -232,7 +252,7 @@ def decode_image(path: Path, sizes: Sequence[tuple[int, int]]) -> list[Pixels]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            with Image.open(path) as image:
+            with _open_image(path) as image:
                 seen = _to_rgb(image)
                 turn = _TRANSPOSED.get(_orientation(image))
                 if turn is not None:
@@ -292,9 +312,8 @@ def check_images(
     sizes: list[tuple[int, int]] = []
     bad: list[tuple[ImageFile, str]] = []
     with _Pool(workers) as pool:
-        for done, (file, result) in enumerate(
-            zip(files, pool.map_in_order(_check_or_reason, (file.path for file in files), ahead=256), strict=True), 1
-        ):
+        results = pool.map_in_order(_check_or_reason, [file.path for file in files], ahead=256)
+        for done, (file, result) in enumerate(zip(files, results, strict=True), 1):
             if isinstance(result, str):
                 bad.append((file, result))
             else:
@@ -324,23 +343,25 @@ def _check_or_reason(path: Path) -> tuple[int, int] | str:
 
 
 class ImageDecoder:
-    """Decodes images in worker processes, ahead of who consumes them; use it in a `with` statement and iterate once.
+    """Decodes images in worker processes, ahead of who consumes them; enter it with `with` and iterate once.
 
     files   : in the order in which they come out
     sizes   : (h, w) of the copies made of each image
-    workers : processes; 0 decodes in this one, when asked for the next
+    workers : processes, which begin at once; 0 decodes in this one, when asked for the next
     ahead   : how many images may be waiting; what bounds the memory
     """
 
     def __init__(
         self, files: Sequence[ImageFile], sizes: Sequence[tuple[int, int]], *, workers: int, ahead: int = 128
     ) -> None:
-        self._files, self._ahead = files, ahead
+        self._paths, self._ahead = [file.path for file in files], ahead
         self._decode = partial(decode_image, sizes=tuple(sizes))
         self._pool = _Pool(workers)
+        self._results: Iterator[list[Pixels]] = iter(())
 
     def __enter__(self) -> Self:
         self._pool.__enter__()
+        self._results = self._pool.map_in_order(self._decode, self._paths, ahead=self._ahead)
         return self
 
     def __exit__(
@@ -350,7 +371,7 @@ class ImageDecoder:
 
     def __iter__(self) -> Iterator[list[Pixels]]:
         """One list per image: (h, w, 3) uint8 for each of the sizes."""
-        return self._pool.map_in_order(self._decode, (file.path for file in self._files), ahead=self._ahead)
+        return self._results
 
 
 # ---- worker processes
@@ -379,28 +400,41 @@ class _Pool:
             self._executor.shutdown(wait=True, cancel_futures=True)
             self._executor = None
 
-    def map_in_order(self, function: Callable[[T], R], items: Iterable[T], *, ahead: int) -> Iterator[R]:
-        """Like `map`, with at most `ahead` results waiting."""
+    def map_in_order(self, function: Callable[[T], R], items: Sequence[T], *, ahead: int) -> Iterator[R]:
+        """Like `map`, but begins at once, with at most `ahead` results waiting."""
         if self._executor is None:
-            yield from map(function, items)
-            return
-        remaining = iter(items)
+            return map(function, items)
         waiting: deque[Future[R]] = deque()
-        position = -1
-        try:
-            while True:
-                for item in itertools.islice(remaining, max(1, ahead) - len(waiting)):
-                    waiting.append(self._executor.submit(function, item))
-                if not waiting:
-                    return
-                position += 1
-                yield waiting.popleft().result()
-        except BrokenProcessPool as error:
-            raise OutOfResources(
-                f"a worker process died while it read images, at or soon after number {position + 1}",
-                why="The system may have run out of memory and stopped it.",
-                do="Use fewer: --workers 1",
-            ) from error
+        self._submit(function, items[: max(1, ahead)], waiting)
+        return self._collect(function, items, waiting)
+
+    def _collect(self, function: Callable[[T], R], items: Sequence[T], waiting: deque[Future[R]]) -> Iterator[R]:
+        following = len(waiting)
+        while waiting:
+            with _death_explained():
+                result = waiting.popleft().result()
+            self._submit(function, items[following : following + 1], waiting)
+            following += 1
+            yield result
+
+    def _submit(self, function: Callable[[T], R], items: Sequence[T], waiting: deque[Future[R]]) -> None:
+        if self._executor is None:
+            raise RuntimeError("the worker processes are closed")
+        with _death_explained():
+            for item in items:
+                waiting.append(self._executor.submit(function, item))
+
+
+@contextlib.contextmanager
+def _death_explained() -> Iterator[None]:
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise OutOfResources(
+            "a worker process died while it read images",
+            why="The system may have run out of memory and stopped it.",
+            do="Use fewer: --workers 1",
+        ) from error
 
 
 def _start_worker() -> None:

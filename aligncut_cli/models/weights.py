@@ -12,6 +12,7 @@ import ssl
 import sys
 import urllib.error
 import urllib.request
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -174,7 +175,8 @@ def _read_checkpoint(path: Path, name: str) -> Mapping[str, Any]:
         )
     try:
         # Training scripts keep their command line beside the weights; a Namespace holds plain values only.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on unusual pickle protocols; what cannot be read is an error
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "global" not in str(error).lower():
@@ -326,8 +328,8 @@ def _check_hub_answers(spec: ModelSpec, hub_id: str, file: str) -> None:
         raise _unavailable(spec, hub_id, file, "HF_HUB_OFFLINE is set, so the hub is not asked.")
     if "all" in urllib.request.getproxies():
         return  # a kind of proxy that urllib does not know
-    request = urllib.request.Request(hub_constants.ENDPOINT, method="HEAD")
     try:
+        request = urllib.request.Request(hub_constants.ENDPOINT, method="HEAD")
         urllib.request.urlopen(request, timeout=_HUB_PROBE_SECONDS).close()
     except urllib.error.HTTPError as answer:
         answer.close()  # any answer is one

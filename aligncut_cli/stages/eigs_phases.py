@@ -441,8 +441,8 @@ class EigsPhases:
 
     def _controls(self) -> list[str]:
         """Return what every picture of this store must show: that its alignment is a control, say."""
-        alignment = self.space.alignment
-        return list(alignment.record.get("controls", [])) if alignment is not None else []
+        stores = [self.source] if self.space.alignment is None else [self.source, self.space.alignment]
+        return [control for store in stores for control in store.record.get("controls", [])]
 
     def _say(self, summary: Mapping[str, Any]) -> None:
         self.console.note(

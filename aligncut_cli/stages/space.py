@@ -36,6 +36,10 @@ class FeatureSpace:
 
     def require(self) -> None:
         """Refuse features that cannot be put into one space, before any work."""
+        if self.alignment is not None and self.features.record["stage"] == "align":
+            raise UsageError(
+                f"{self.features.path} is already mapped to a universal space", do="Leave out --alignment."
+            )
         for model in self.axes.models:
             if not self.features.has(f"{model.name}/tokens"):
                 raise BadInput(

@@ -1,0 +1,32 @@
+"""Draws slot-by-slot matrices side by side in one colour scale (Fig. 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+
+def draw_similarity(
+    path: Path, matrices: Mapping[str, NDArray[np.float64]], labels: Sequence[str], *, warning: str = ""
+) -> None:
+    """Write a PNG with one (slots, slots) cosine matrix per title; blank where slots cannot be compared."""
+    figure = Figure(figsize=(1.2 + 5.2 * len(matrices), 5.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    step = max(1, len(labels) // 18)
+    ticks = range(0, len(labels), step)
+    axes = figure.subplots(1, len(matrices), squeeze=False)[0]
+    images = []
+    for axis, (title, matrix) in zip(axes, matrices.items(), strict=True):
+        images.append(axis.imshow(matrix, vmin=-1, vmax=1, cmap="RdBu_r", interpolation="nearest"))
+        axis.set_title(f"{title} alignment")
+        axis.set_xticks(list(ticks), [labels[i] for i in ticks], rotation=90, fontsize=7)
+        axis.set_yticks(list(ticks), [labels[i] for i in ticks], fontsize=7)
+    figure.colorbar(images[-1], ax=list(axes), label="mean cosine of the same token", shrink=0.8)
+    if warning:
+        figure.suptitle(warning, color="#b41e1e")
+    figure.savefig(path, dpi=110)
