@@ -15,7 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aligncut_cli import cli
+# The arrays of these tests are tiny: more threads only wait for each other, above all on a busy machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from aligncut_cli import cli  # noqa: E402
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 TINY = ["--model", "tiny=vit_tiny_patch16_224@64", "--weights", "random", "--layers", "0-2"]
@@ -73,13 +76,11 @@ sys.argv = ["aligncut", *{[str(arg) for arg in args]!r}]
 from aligncut_cli.cli import main
 main()
 """
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, "-c", hook],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment,
         **more,  # type: ignore[call-overload]
     )
 

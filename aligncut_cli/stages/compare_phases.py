@@ -67,7 +67,8 @@ class ComparePhases:
         with self.console.progress("compare", self.n_images, unit="images") as progress:
             for images, values in zip(spans, read_ahead((lambda i=i: self._load(i)) for i in spans), strict=True):
                 for name, space in self.spaces.items():
-                    sums[name].add([space.map_rows(v, s) for s, v in zip(slots, values, strict=True)])
+                    rows = [space.map_rows(v, slot) for slot, v in zip(slots, values, strict=True)]
+                    sums[name].add([r[:, : space.own_width(s.model)] for s, r in zip(slots, rows, strict=True)])
                 progress.advance(images.stop - images.start)
         matrices = {name: total.result() for name, total in sums.items()}
         controls = [c for store in (self.source, self.fitted) if store for c in store.record.get("controls", [])]

@@ -90,6 +90,10 @@ class FeatureSpace:
             return self._weight_shape(self.axes.names[0])[2]
         return max(self.n_channels_stored(name) for name in self.axes.names)
 
+    def own_width(self, model: str) -> int:
+        """Return the number of channels of a model's rows before they are padded."""
+        return self.n_channels_stored(model) if self.alignment is None else self._width
+
     def n_channels_stored(self, model: str) -> int:
         """Return D_i as extracted."""
         return int(self.features.array(f"{model}/tokens").shape[3])

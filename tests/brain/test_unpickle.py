@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from aligncut_cli.brain import unpickle
 from aligncut_cli.brain.unpickle import MAX_BYTES, read_label_mapping
 from aligncut_cli.errors import BadInput
 
@@ -89,6 +90,7 @@ def test_anything_but_a_plain_dictionary_is_refused_and_not_run(
         b"cnumpy\nndarray\n}b.",
         b"cnumpy\nndarray\n)R}\x94(X\x01\x00\x00\x00aK\x01ub.",
         b"c_codecs\nencode\n}X\x01\x00\x00\x00aK\x01sb.",
+        b"cnumpy\nndarray\n(K\x01tb.",
         b"Pabc\n.",
         b"\x82\x01.",
         b"ios\nsystem\n(.",
@@ -99,6 +101,7 @@ def test_hostile_or_broken_pickles_are_refused(tmp_path: Path, pickled: bytes) -
     file.write_bytes(HEADER + pickled)
     with pytest.raises(BadInput):
         read_label_mapping(file)
+    assert not hasattr(unpickle._Array, "state")
 
 
 def test_every_truncation_is_refused(tmp_path: Path) -> None:

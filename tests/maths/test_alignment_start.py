@@ -76,6 +76,26 @@ def test_every_slot_and_their_average_predict_the_responses_from_the_start() -> 
         assert error < 0.2
 
 
+def test_what_no_slot_can_predict_alone_is_fitted_jointly() -> None:
+    _, _, split = make_data(signal=0.0)
+    rng = np.random.default_rng(1)
+    latent, nuisance = rng.standard_normal((150, 4)), rng.standard_normal((150, 4)) * 5
+    # The nuisance cancels between the two slots and drowns the latent in each.
+    pooled = [
+        (np.stack([latent + nuisance])).astype(np.float32),
+        (np.stack([latent - nuisance]) * 7).astype(np.float32),
+    ]
+    targets = (latent @ rng.standard_normal((4, 20))).astype(np.float32)
+    targets -= targets[split.train].mean(axis=0)
+    begun = start(pooled, targets, split, universal_dim=6)
+    assert begun.validation_r2[0] < 0.2
+    assert begun.validation_r2[1] > 0.95
+    centred = [torch.from_numpy(model - model[:, split.train].mean(axis=1, keepdims=True)) for model in pooled]
+    predicted = (average_slots(centred, begun.weights) @ begun.readout).numpy()[split.test]
+    error = np.square(predicted - targets[split.test]).sum() / np.square(targets[split.test]).sum()
+    assert error < 0.05
+
+
 def test_without_a_relation_to_the_responses_the_start_is_random_and_reads_out_nothing() -> None:
     pooled, targets, split = make_data(signal=0.0)
     begun = start(pooled, targets, split, universal_dim=12)

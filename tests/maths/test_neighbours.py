@@ -55,7 +55,7 @@ def test_exact_search_finds_what_the_naive_loop_finds(monkeypatch, method, metri
 
 @pytest.mark.parametrize("k", [1, 5, 40])
 def test_cells_find_exactly_the_nearest_by_distance(monkeypatch, k):
-    monkeypatch.setattr(neighbours, "_FEWEST_CANDIDATES", 80)
+    monkeypatch.setattr(neighbours, "_FEWEST_CANDIDATES", {"cosine": 80, "euclidean": 80})
     monkeypatch.setattr(neighbours, "_CANDIDATES_PER_NEIGHBOUR", 3)
     database, queries = points(3000, 6, "euclidean", seed=0), points(300, 6, "euclidean", seed=1)
     # Queries far outside have no certain answer in their cell.

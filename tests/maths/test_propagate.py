@@ -121,6 +121,27 @@ def test_the_nystrom_extension_does_not_depend_on_the_block():
     assert torch.allclose(parts, extend(queries, sample, solution), atol=1e-6)
 
 
+def test_compression_keeps_within_its_tolerance_and_gives_up_where_it_cannot():
+    generator = torch.Generator().manual_seed(7)
+    # Signal in a few directions, and either little or much outside of them.
+    signal = torch.randn(1500, 6, generator=generator) @ torch.randn(6, 160, generator=generator)
+    for noise, compressed in [(0.02, True), (3.0, False)]:
+        unit = unit_rows(signal + noise * torch.randn(1500, 160, generator=generator))
+        sample, queries = unit[:500], unit[500:]
+        solution = solve(sample, 5)
+        parts = {
+            "eigenvectors": solution.eigenvectors,
+            "eigenvalues": solution.eigenvalues,
+            "degrees": solution.degrees,
+        }
+        extension = NystromExtension(sample, **parts, tolerance=1e-3)
+        assert (extension.rank < 160) == compressed
+        exact = extend(queries, sample, solution)
+        error = (extension.extend(queries) - exact).norm(dim=0) / exact.norm(dim=0)
+        assert float(error.max()) <= 1e-3
+    assert NystromExtension(sample, **parts).rank == 160
+
+
 def test_vanishing_eigenvalues_carry_zeros_instead_of_noise():
     sample = unit_rows(torch.ones(50, 4))
     solution = solve(sample, 3)

@@ -1,0 +1,113 @@
+"""Stores made by hand, whose answers are known: eigs, tsne, features and alignment in the layout of the contract."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from aligncut_cli.store.write import create_group, put, put_images
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+def finish(root: zarr.Group, path: Path, kind: str, models: Sequence[str], **more: Any) -> Path:
+    """Write a record such as a stage would have, whose digest is that of the content."""
+    content = hashlib.sha256()
+    for file in sorted(path.rglob("*")):
+        if file.is_file():
+            content.update(file.read_bytes())
+    root.attrs["aligncut"] = {
+        "kind": kind,
+        "schema": 1,
+        "stage": "made",
+        "version": 1,
+        "models": list(models),
+        "params": {},
+        "inputs": [],
+        "digest": content.hexdigest(),
+        **more,
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        zarr.consolidate_metadata(str(path))
+    return path
+
+
+def make_node_store(
+    path: Path,
+    kind: str,
+    array: str,
+    values: Arrays,
+    *,
+    grid: tuple[int, int],
+    ids: Sequence[str] | None = None,
+    sizes: Sequence[tuple[int, int]] | None = None,
+    photos: Path | None = None,
+    images_per_chunk: int = 4,
+    layers: Sequence[int] | None = None,
+    group: str = "all",
+    **more: Any,
+) -> Path:
+    """Write `<model>/<array>` (layer, image, token, last) with a class token, and what goes with it."""
+    root = create_group(path)
+    n_images = next(iter(values.values())).shape[1]
+    names = list(ids or [f"image-{index:03d}" for index in range(n_images)])
+    heights, widths = zip(*(sizes or [(48, 48)] * n_images), strict=True)
+    put_images(
+        root,
+        {
+            "id": np.array(names, dtype=object),
+            "path": np.array([str((photos or path) / f"{name}.png") for name in names], dtype=object),
+            "height": np.array(heights, dtype=np.int32),
+            "width": np.array(widths, dtype=np.int32),
+        },
+        {},
+    )
+    for name, rows in values.items():
+        n_layers, _, n_tokens, _ = rows.shape
+        assert n_tokens == grid[0] * grid[1] + 1
+        attributes = {
+            "timm": "made",
+            "layers": list(layers or range(n_layers)),
+            "grid": list(grid),
+            "class_token": True,
+            "n_images": n_images,
+            "n_tokens": n_tokens,
+        }
+        folder = root.create_group(name, attributes=attributes)
+        last = {"eigvecs": "eig", "coords": "dim", "tokens": "channel"}[array]
+        dtype = np.float16 if array == "tokens" else np.float32
+        chunks = [1, images_per_chunk, n_tokens, rows.shape[3]]
+        put(folder, array, rows.astype(dtype), ["layer", "image", "token", last], chunks)
+    first = next(iter(values.values()))
+    if kind == "eigs":
+        put(root, "eigenvalues", np.linspace(1, 0.5, first.shape[3])[None], ["group", "eig"])
+    record = {"params": {"group": group, "dims": first.shape[3]}, **more}
+    return finish(root, path, kind, list(values), **record)
+
+
+def make_alignment(
+    path: Path,
+    weights: Mapping[str, tuple[Sequence[int], NDArray[Any]]],
+    readout: NDArray[Any],
+    rois: Arrays,
+    **more: Any,
+) -> Path:
+    """Write an alignment: by model its layers and W (layer, channel, universal); beta (universal, voxel); ROIs."""
+    root = create_group(path)
+    for name, (layers, weight) in weights.items():
+        folder = root.create_group(name, attributes={"layers": list(layers)})
+        put(folder, "weight", weight.astype(np.float32), ["layer", "channel", "universal"])
+    put(root, "readout/weight", readout.astype(np.float32), ["universal", "voxel"])
+    put(root, "readout/bias", np.zeros(readout.shape[1], np.float32), ["voxel"])
+    put(root, "scores/r2", np.zeros(readout.shape[1], np.float32), ["voxel"])
+    for name, voxels in rois.items():
+        put(root, f"roi/{name}", voxels, ["voxel"])
+    return finish(root, path, "alignment", list(weights), **more)
