@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from aligncut_cli.params import (
     ReportParams,
     RunOptions,
     SegmentParams,
+    TransitionsParams,
     TsneParams,
 )
 from aligncut_cli.store.read import read_piped_path
@@ -61,6 +63,8 @@ FIGURES = Annotated[
 
 def main() -> NoReturn:
     """Run the command line; every error becomes a message and an exit code here."""
+    # torch's threads would spin while they wait, which makes small work on a busy machine many times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGTERM, _stop)
     console = Console(verbose="-v" in sys.argv or "--verbose" in sys.argv)
     try:
@@ -339,6 +343,33 @@ def segment(
     from aligncut_cli.stages import segment as stage_file
 
     return stage_file.run(eigs, params, options, console, masks=masks, classes=classes, figures=figures)
+
+
+@app.command(rich_help_panel="Findings")
+@takes(TransitionsParams, output="Transitions store to write.")
+@stage
+def transitions(
+    tsne: TSNE,
+    masks: MASKS = None,
+    classes: CLASSES = None,
+    figures: FIGURES = None,
+    *,
+    params: TransitionsParams,
+    options: RunOptions,
+    console: Console,
+) -> Outcome:
+    """Count how tokens move between concepts from layer to layer.
+
+    Example: [bold]aligncut transitions t.zarr -o x.zarr --from clip:3 --to clip:4 --masks masks[/bold]
+
+    Concepts are balls around farthest points of the map. With --masks, foreground
+    and background are counted apart and compared by permutation.
+    """
+    from aligncut_cli.stages import transitions as stage_file
+
+    return stage_file.run(
+        read_piped_path(tsne), params, options, console, masks=masks, classes=classes, figures=figures
+    )
 
 
 @app.command(rich_help_panel="Look")

@@ -17,6 +17,7 @@ from PIL import Image
 
 # The arrays of these tests are tiny: more threads only wait for each other, above all on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from aligncut_cli import cli  # noqa: E402
 

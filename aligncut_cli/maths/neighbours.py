@@ -65,7 +65,7 @@ def choose_search(
     cells, candidates = _n_cells(n_sample), min(n_sample, max(1000, _FEWEST_CANDIDATES[metric]))
     training = 2 * (_KMEANS_STEPS + 1) * n_sample * cells * pair
     inverted = training + n_queries * ((cells + 1.3 * candidates) * pair + 2500)
-    return "torch" if n_queries * n_sample * pair <= inverted else "ivf"
+    return "flat" if n_queries * n_sample * pair <= inverted else "ivf"
 
 
 def build_search(

@@ -23,6 +23,9 @@ _PRECISE_IMAGES = 4096
 # Relative to the largest eigenvalue; infinity predicts the mean response.
 PENALTIES = (*(float(10.0**power) for power in np.arange(-6, 1.01, 0.5)), float("inf"))
 
+# A penalty for all voxels is chosen on at most this many.
+_TRIED_VOXELS = 4096
+
 
 @dataclass(frozen=True)
 class SlotStatistics:
@@ -109,7 +112,7 @@ class RidgeFit:
     """A ridge with its penalty chosen on the validation images.
 
     penalty       : relative to the kernel's largest eigenvalue; infinite if none beats the mean response
-    validation_r2 : mean over voxels
+    validation_r2 : mean over the voxels it was chosen on
     """
 
     ridge: KernelRidge
@@ -118,18 +121,20 @@ class RidgeFit:
 
 
 def choose_penalty(ridge: KernelRidge, targets: Float, split: ImageSplit, *, voxels_per_block: int) -> RidgeFit:
-    """Try every penalty on the validation images.
+    """Try every penalty on the validation images, on evenly spaced voxels if there are very many.
 
     targets : (images, voxels) with mean 0 over the training images
     """
+    n_voxels = targets.shape[1]
+    tried = np.unique(np.linspace(0, n_voxels - 1, min(n_voxels, _TRIED_VOXELS)).round().astype(np.int64))
     basis = ridge.open_basis(split.validation)
     totals = np.zeros(len(PENALTIES))
-    for part in _split_voxels(targets.shape[1], voxels_per_block):
-        rotated = ridge.eigenvectors.T @ _take(targets, split.train, part, basis)
-        measured = _take(targets, split.validation, part, basis)
+    for part in _split_voxels(len(tried), voxels_per_block):
+        rotated = ridge.eigenvectors.T @ _take(targets, split.train, tried[part], basis)
+        measured = _take(targets, split.validation, tried[part], basis)
         totals += [float(score_voxels((basis * ridge.shrink(p)) @ rotated, measured).sum()) for p in PENALTIES]
     best = int(np.argmax(totals))
-    return RidgeFit(ridge, PENALTIES[best], float(totals[best]) / targets.shape[1])
+    return RidgeFit(ridge, PENALTIES[best], float(totals[best]) / len(tried))
 
 
 def predict_by_ridge(fit: RidgeFit, targets: Float, train: Index, images: Index, *, voxels_per_block: int) -> Float:
@@ -142,7 +147,7 @@ def predict_by_ridge(fit: RidgeFit, targets: Float, train: Index, images: Index,
     basis = fit.ridge.open_basis(images) * fit.ridge.shrink(fit.penalty) @ fit.ridge.eigenvectors.T
     predicted = np.empty((len(images), targets.shape[1]), dtype=np.float32)
     for part in _split_voxels(targets.shape[1], voxels_per_block):
-        predicted[:, part] = (basis @ _take(targets, train, part, basis)).cpu().numpy()
+        predicted[:, part] = (basis @ _take(targets, train, np.arange(part.start, part.stop), basis)).cpu().numpy()
     return predicted
 
 
@@ -150,8 +155,8 @@ def _split_voxels(n_voxels: int, step: int) -> list[slice]:
     return [slice(start, min(start + step, n_voxels)) for start in range(0, n_voxels, step)]
 
 
-def _take(targets: Float, rows: Index, part: slice, like: Tensor) -> Tensor:
-    return torch.from_numpy(targets[rows, part]).to(like)
+def _take(targets: Float, rows: Index, voxels: Index, like: Tensor) -> Tensor:
+    return torch.from_numpy(targets[np.ix_(rows, voxels)]).to(like)
 
 
 def score_voxels(predicted: Tensor, measured: Tensor) -> Tensor:

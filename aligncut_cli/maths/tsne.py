@@ -337,9 +337,9 @@ def _check(rows: NDArray[np.float32], *, n_dims: int, perplexity: float, iterati
         raise UsageError(f"there is no t-SNE engine {engine!r}", do=f"choose one of {', '.join(ENGINES)}")
     if n_dims not in (2, 3):
         raise UsageError(f"t-SNE makes maps of 2 or 3 dimensions, not {n_dims}", do="give --dims 2 or --dims 3")
-    if not perplexity > 1:
+    if not perplexity >= 1:
         raise UsageError(
-            f"a perplexity of {perplexity} is too small", do="give --perplexity 30 or another value above 1"
+            f"a perplexity of {perplexity} is too small", do="give --perplexity 30 or another value from 1 on"
         )
     fewest = 250 if engine == "sklearn" else 1
     if iterations < fewest:

@@ -36,6 +36,9 @@ from aligncut_cli.store.write import Writer, create_array, create_group, create_
 PROCESS_BYTES = 700_000_000  # python with torch, zarr and faiss loaded
 BLOCK_BYTES = 1_000_000
 FPS_POOL, FPS_DIMS = 4, 32
+# Largest relative error, on sampled nodes, of the Nystrom extension in fewer directions: a third of the time, and the
+# share of the trace changes by less than 1e-5.
+NYSTROM_TOLERANCE = 0.01
 
 
 class EigsPhases:
@@ -338,7 +341,9 @@ class EigsPhases:
                 eigenvectors=eigvecs,
                 eigenvalues=self.writer.read("eigenvalues")[group],
                 degrees=self.writer.read("sample/degree", group),
+                tolerance=NYSTROM_TOLERANCE,
             )
+            self.console.detail(f"Nystrom extension in {extension.rank} of {self.dim} directions")
             return _Carrier(self.space, self.axes, eigvecs, extension=extension)
         search = build_search(features, method=self.method, metric="cosine", seed=self.params.seed, device=self.device)
         self.search_record = search.record

@@ -216,7 +216,8 @@ class TsnePhases:
     def _search(self, group: int) -> NeighbourSearch:
         points = torch.from_numpy(self.writer.read("sample/eigvecs", group)).to(self.device)
         method = choose_search(
-            method="flat" if self.device.type == "cpu" else "torch",
+            method="auto",
+            metric="euclidean",
             n_queries=self.axes.n_group_nodes(self.groups[group][1]),
             n_sample=self.n_sample,
             dim=self.n_eig,

@@ -116,20 +116,21 @@ def test_a_point_crowded_out_by_its_equals_is_still_not_its_own_neighbour() -> N
 
 
 @pytest.mark.parametrize("n_dims", [2, 3])
-@pytest.mark.parametrize("spread", [1e-4, 1.0, 6.0])
+@pytest.mark.parametrize("spread", [1e-4, 1.0, 3.0])
 def test_the_gradient_is_the_derivative_of_the_divergence(n_dims: int, spread: float) -> None:
     affinities = some_affinities()
     coords = spread * torch.randn(n_dims, 120, generator=torch.Generator().manual_seed(0))
     moved = coords.double().requires_grad_()
     divergence = divergence_by_definition(moved, dense_affinity(affinities))
     (truth,) = torch.autograd.grad(divergence, moved)
+    expected = divergence.item()
     for repulsion, most in (
         (repel_exactly(coords), 1e-4),
         (GridRepulsion(n_dims=n_dims, device=coords.device).repel(coords), 1e-2),
     ):
         found = gradient_of(coords, affinities, repulsion).double()
         assert float((found - truth).norm() / truth.norm()) < most
-        assert divergence_of(coords, affinities, repulsion) == pytest.approx(float(divergence), rel=2e-3)
+        assert divergence_of(coords, affinities, repulsion) == pytest.approx(expected, rel=2e-3)
         assert float(found.sum(1).norm()) < 1e-5 * float(found.norm(dim=0).sum())
 
 
@@ -178,7 +179,7 @@ def test_the_divergence_in_three_dimensions_is_that_of_exact_forces_and_below_sc
 def test_scikit_learns_divergence_of_a_map_is_ours() -> None:
     # Its own figure is of the last map it looked at, so ours of its result can only be close.
     points = clusters(300)
-    reference = fit(points, n_dims=3, engine="sklearn", iterations=400)
+    reference = fit(points, engine="sklearn", iterations=400)
     rows = torch.from_numpy(tsne._standardise(points))
     coords = torch.from_numpy(reference.coords.T.copy())
     affinities = find_affinities(rows, reference.perplexity, n_neighbors=reference.n_neighbors)
@@ -273,7 +274,7 @@ def test_what_cannot_be_fitted_is_refused() -> None:
     with pytest.raises(UsageError, match="2 or 3 dimensions, not 4"):
         fit(points, n_dims=4)
     with pytest.raises(UsageError, match="perplexity"):
-        fit(points, perplexity=1.0)
+        fit(points, perplexity=0.5)
     with pytest.raises(UsageError, match="at least 250 iterations"):
         fit(points, engine="sklearn", iterations=100)
     with pytest.raises(UsageError, match="at least 1 iterations"):

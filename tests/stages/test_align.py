@@ -142,8 +142,9 @@ def test_a_killed_fit_goes_on_from_its_checkpoint_with_the_same_bytes(
     assert process.communicate()[1] is not None
     assert process.returncode == 0
     kills, resumed = 0, False
+    moments = iter((158, 12, 110))
     while not (tmp_path / "killed.zarr").exists():
-        process = spawn([*command, "-o", tmp_path / "killed.zarr"], kill_after=55 if kills < 3 else None)
+        process = spawn([*command, "-o", tmp_path / "killed.zarr"], kill_after=next(moments, None))
         _, err = process.communicate()
         resumed |= "going on after epoch" in err
         kills += process.returncode == -signal.SIGKILL

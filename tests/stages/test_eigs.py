@@ -91,8 +91,8 @@ def test_nystrom_rows_are_the_naive_formula(tmp_path: Path, features: Path) -> N
     scaled = affinity / np.sqrt(affinity.sum(axis=1))[:, None] / np.sqrt(degrees)[None, :]
     expected = scaled @ opened.read("sample/eigvecs")[0] / opened.read("eigenvalues")[0]
     found = all_rows(output, "eigvecs")
-    np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-4)
-    np.testing.assert_allclose(found[nodes], opened.read("sample/eigvecs")[0], atol=2e-4)
+    for carried, exact in ((found, expected), (found[nodes], opened.read("sample/eigvecs")[0])):
+        assert (np.linalg.norm(carried - exact, axis=0) <= 0.012 * np.linalg.norm(exact, axis=0)).all()
 
 
 def test_orthogonalized_columns_are_orthogonal_with_the_scale_of_the_sample(tmp_path: Path, features: Path) -> None:

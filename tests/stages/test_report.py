@@ -1,0 +1,243 @@
+"""`report` as a command: which stores belong together, what goes into the pieces, and that nothing leads out of the folder."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from PIL import Image
+
+from aligncut_cli.stages.report_sections import read_square, table_block
+from aligncut_cli.store.read import open_store
+from aligncut_cli.viz import page
+from tests.conftest import TINY, aligncut, done, make_photos
+
+
+def read_piece(report: Path, name: str) -> Any:
+    """Read what a script hands to the page."""
+    text = (report / "data" / f"{name}.js").read_text(encoding="ascii")
+    found = re.fullmatch(r'aligncut\.receive\("([^"]+)",(.*)\);\n', text, re.DOTALL)
+    assert found
+    assert found[1] == name
+    return json.loads(found[2])
+
+
+@pytest.fixture(scope="module")
+def flat(tmp_path_factory: pytest.TempPathFactory, eigs: Path) -> Path:
+    output = tmp_path_factory.mktemp("flat") / "t2.zarr"
+    return done("tsne", eigs, "-o", output, "--dims", 2, "--n-sample", 150, "--iterations", 30)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory, features: Path, eigs: Path, tsne: Path, flat: Path) -> Path:
+    return done("report", features, tsne, flat, eigs, "-o", tmp_path_factory.mktemp("report") / "page")
+
+
+def test_one_space_is_made_of_the_stores_that_share_eigenvectors(report: Path) -> None:
+    main = read_piece(report, "main")
+    (view,) = main["views"]
+    assert view["nEig"] == 5
+    assert view["colours"] is True
+    assert view["plane"] == 2
+    assert [model["name"] for model in view["models"]] == ["tiny", "pair"]
+    assert view["models"][0]["grid"] == [4, 4]
+    assert [store["stage"] for store in main["stores"]] == ["extract", "tsne", "tsne", "eigs"]
+    assert ["n_eig", "5"] in main["stores"][3]["params"]
+    assert len(main["photos"]) == 12
+    assert all(found for *_, found in main["photos"])
+
+
+def test_eight_bits_keep_cosines_to_about_a_hundredth(report: Path, eigs: Path) -> None:
+    exact = open_store(eigs).read("pair/eigvecs")[1, :, 1:].reshape(-1, 5).astype(np.float64)
+    packed = np.frombuffer(base64.b64decode(read_piece(report, "e-0-1-1-0")), dtype=np.int8).reshape(-1, 5)
+    assert packed.shape == exact.shape
+    assert (np.abs(packed).max(axis=1) == 127).all()
+    ours = packed / np.linalg.norm(packed.astype(np.float64), axis=1, keepdims=True)
+    theirs = exact / np.linalg.norm(exact, axis=1, keepdims=True)
+    assert np.abs(ours @ ours.T - theirs @ theirs.T).max() < 0.015
+
+
+def test_a_row_of_zeros_stays_one() -> None:
+    np.testing.assert_array_equal(page.quantize_rows(np.array([[0.0, 0.0], [0.5, -1.0]])), [[0, 0], [64, -127]])
+
+
+def test_places_on_the_map_are_those_of_the_store(report: Path, flat: Path) -> None:
+    coords = open_store(flat).read("tiny/coords")[:, :, 1:].astype(np.float64)
+    every = open_store(flat).read("sample/coords").reshape(-1, 2).astype(np.float64)
+    packed = np.frombuffer(base64.b64decode(read_piece(report, "m-0-0-0")), dtype="<u2").reshape(coords.shape)
+    extent = (every.max(0) - every.min(0)).max()
+    low = (every.max(0) + every.min(0)) / 2 - extent / 2
+    np.testing.assert_allclose(packed / 65535 * extent + low, coords, atol=extent / 60000)
+
+
+def test_points_of_the_map_are_nodes_with_their_place_and_colour(report: Path, tsne: Path, flat: Path) -> None:
+    points = read_piece(report, "points-0")
+    kinds = {"place": "<u2", "colour": "u1", "slot": "<u2", "image": "<u4", "patch": "<u2"}
+    arrays = {name: np.frombuffer(base64.b64decode(points[name]), dtype=kind) for name, kind in kinds.items()}
+    assert len(arrays["slot"]) == 2 * 3 * 12 * 16  # fewer than --map-points, so all
+    assert len(set(zip(arrays["slot"], arrays["image"], arrays["patch"], strict=True))) == len(arrays["slot"])
+    rgb, main = open_store(tsne), np.random.default_rng(0)
+    for i in main.integers(0, len(arrays["slot"]), 20):
+        model, layer = ("tiny", "pair")[arrays["slot"][i] // 3], arrays["slot"][i] % 3
+        expected = rgb.read(f"{model}/rgb")[layer, arrays["image"][i], arrays["patch"][i] + 1]
+        np.testing.assert_array_equal(arrays["colour"].reshape(-1, 3)[i], expected)
+        packed = base64.b64decode(read_piece(report, f"m-0-{arrays['slot'][i] // 3}-0"))
+        places = np.frombuffer(packed, dtype="<u2").reshape(3, 12, 16, 2)
+        np.testing.assert_array_equal(
+            arrays["place"].reshape(-1, 2)[i], places[layer, arrays["image"][i], arrays["patch"][i]]
+        )
+
+
+def test_a_sheet_has_one_pixel_per_patch_in_its_colour(report: Path, tsne: Path) -> None:
+    view = read_piece(report, "main")["views"][0]
+    rgb = open_store(tsne).read("tiny/rgb")[2, :, 1:].reshape(12, 4, 4, 3)
+    with Image.open(report / "data" / "c-0-0-2-0.png") as picture:
+        sheet = np.asarray(picture.convert("RGB"))
+    for image in range(12):
+        row, column = divmod(image, view["columns"])
+        np.testing.assert_array_equal(sheet[4 * row : 4 * row + 4, 4 * column : 4 * column + 4], rgb[image])
+
+
+def test_photos_and_thumbnails_are_numbered_and_sized_as_asked(tmp_path: Path, eigs: Path) -> None:
+    sizes = ["--photo-size", 100, "--thumb-size", 20, "--images", 5]
+    folder = done("report", eigs, "-o", tmp_path / "page", *sizes)
+    assert sorted(file.name for file in (folder / "photos").iterdir()) == [f"{i}.jpg" for i in range(5)]
+    with Image.open(folder / "photos" / "4.jpg") as picture:
+        assert picture.size == (100, round(100 * 48 / 52))
+    with Image.open(folder / "thumbs" / "0.jpg") as picture:
+        assert picture.size == (200, 20)
+    main = read_piece(folder, "main")
+    assert len(main["views"][0]["images"]) == 5
+    assert len(base64.b64decode(read_piece(folder, "e-0-0-0-0"))) == 5 * 16 * 5
+
+
+def test_many_blocks_make_many_pieces(tmp_path: Path, tsne: Path, eigs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from aligncut_cli.stages.report_views import View
+
+    whole = done("report", eigs, "-o", tmp_path / "whole")
+    monkeypatch.setattr(View, "chunk_images", lambda self, model: 5)
+    cut = done("report", eigs, "-o", tmp_path / "cut")
+    parts = [base64.b64decode(read_piece(cut, f"e-0-1-2-{block}")) for block in range(3)]
+    assert [len(part) // (16 * 5) for part in parts] == [5, 5, 2]
+    assert b"".join(parts) == base64.b64decode(read_piece(whole, "e-0-1-2-0"))
+
+
+def test_what_is_not_given_is_not_shown(tmp_path: Path, features: Path, eigs: Path, tsne: Path) -> None:
+    only = read_piece(done("report", tsne, "-o", tmp_path / "a"), "main")
+    assert (only["views"][0]["nEig"], only["views"][0]["plane"]) == (0, 3)
+    only = read_piece(done("report", eigs, "-o", tmp_path / "b"), "main")
+    assert (only["views"][0]["nEig"], only["views"][0]["plane"]) == (5, None)
+    only = read_piece(done("report", features, "-o", tmp_path / "c"), "main")
+    assert only["views"] == []
+    assert only["photos"] == []
+
+
+def test_sampled_tokens_are_no_picture_and_the_page_says_so(tmp_path: Path, photos: Path) -> None:
+    features = done("extract", photos, "-o", tmp_path / "f.zarr", *TINY, "--sample-tokens", 6)
+    eigs = done("eigs", features, "-o", tmp_path / "e.zarr", "--n-eig", 3)
+    main = read_piece(done("report", eigs, "-o", tmp_path / "page"), "main")
+    assert main["views"] == []
+    assert "sampled tokens only" in main["notes"][0]
+
+
+def test_text_of_stores_can_neither_end_a_script_nor_name_a_file(tmp_path: Path, eigs: Path) -> None:
+    copy = tmp_path / "</script><b>.zarr"
+    copy.parent.mkdir(parents=True)
+    shutil.copytree(eigs, copy)
+    ids = zarr.open_group(copy, mode="r+")["images/id"]
+    names = ids[:]
+    names[0], names[1] = "../../escaped", "</script><script>alert(1)</script>\u2028"
+    ids[:] = names
+    folder = done("report", copy, "-o", tmp_path / "deep" / "page", "--title", "</title><script>")
+    assert not list(tmp_path.rglob("escaped*"))
+    text = (folder / "data" / "main.js").read_bytes()
+    assert text.isascii()
+    assert b"</" not in text
+    assert read_piece(folder, "main")["photos"][1][0] == names[1]
+    assert "<script>alert" not in (folder / "index.html").read_text()
+    allowed = re.compile(
+        r"(index\.html|aligncut\.json|[a-z]+\.(js|css)|(photos|thumbs)/\d+\.jpg|data/[a-z0-9-]+\.(js|png))"
+    )
+    for file in folder.rglob("*"):
+        if file.is_file():
+            assert allowed.fullmatch(file.relative_to(folder).as_posix()), file
+
+
+def test_a_control_is_flagged(tmp_path: Path, tsne: Path) -> None:
+    copy = tmp_path / "t.zarr"
+    shutil.copytree(tsne, copy)
+    record = json.loads((copy / "zarr.json").read_text())
+    record["attributes"]["aligncut"]["controls"] = ["shuffle"]
+    (copy / "zarr.json").write_text(json.dumps(record))
+    folder = done("report", copy, "-o", tmp_path / "page")
+    main = read_piece(folder, "main")
+    assert main["views"][0]["controls"] == ["shuffle"]
+    assert main["stores"][0]["controls"] == ["shuffle"]
+    assert open_store(folder).record["controls"] == ["shuffle"]
+
+
+def test_missing_photos_are_counted_and_found_where_one_says(tmp_path: Path) -> None:
+    photos = make_photos(tmp_path / "photos", 3)
+    features = done("extract", photos, "-o", tmp_path / "f.zarr", *TINY)
+    eigs = done("eigs", features, "-o", tmp_path / "e.zarr", "--n-eig", 3)
+    photos.rename(tmp_path / "moved")
+    lost = aligncut("report", eigs, "-o", tmp_path / "a")
+    assert lost.code == 0
+    assert "3 photos were not found" in lost.err
+    found = aligncut("report", eigs, "-o", tmp_path / "b", "--photos", tmp_path / "moved")
+    assert "not found" not in found.err
+
+
+def test_a_rerun_is_up_to_date_and_other_stores_are_refused(tmp_path: Path, eigs: Path, tsne: Path) -> None:
+    folder = done("report", eigs, "-o", tmp_path / "page")
+    again = aligncut("report", eigs, eigs, "-o", folder)
+    assert "up to date" in again.err
+    other = aligncut("report", eigs, tsne, "-o", folder)
+    assert other.code == 4
+    itself = aligncut("report", folder, "-o", tmp_path / "b")
+    assert itself.code == 3
+    assert "a report itself" in itself.err
+
+
+def test_an_interrupted_report_goes_on_and_has_the_same_bytes(
+    tmp_path: Path, eigs: Path, tsne: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from aligncut_cli.stages import report_phases
+
+    whole = done("report", eigs, tsne, "-o", tmp_path / "whole")
+
+    def stop(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(report_phases.ReportPhases, "_write_page", stop)
+        assert aligncut("report", eigs, tsne, "-o", tmp_path / "page").code == 130
+    seen: list[object] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(report_phases.ReportPhases, "_write_piece", lambda self, piece: seen.append(piece))
+        resumed = done("report", eigs, tsne, "-o", tmp_path / "page")
+    assert seen == []
+
+    def content(folder: Path) -> dict[str, bytes]:
+        files = [file for file in folder.rglob("*") if file.is_file() and file.name != "aligncut.json"]
+        return {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
+
+    assert content(resumed) == content(whole)
+
+
+def test_csv_files_become_heat_maps_or_tables(tmp_path: Path) -> None:
+    square = tmp_path / "square.csv"
+    square.write_text("slot,a:0,a:1\na:0,1.0,0.5\na:1,0.5,\n")
+    assert read_square(square) == (["a:0", "a:1"], [[1.0, 0.5], [0.5, None]])
+    square.write_text("slot,a:0,a:1\na:0,1.0,0.5\nb:1,0.5,1\n")
+    assert read_square(square) is None
+    block = table_block("t", ["name", "value"], [["x", 1.0], ["y", None], ["z", float("nan")]])
+    assert block["numeric"] == [False, True]
+    assert block["rows"] == [["x", 1.0], ["y", None], ["z", None]]
