@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
+import io
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn
@@ -22,6 +24,7 @@ from aligncut_cli.params import (
     AlignParams,
     ApplyParams,
     CompareParams,
+    DemoParams,
     EigsParams,
     ExtractParams,
     RenderParams,
@@ -172,6 +175,43 @@ def aligncut(
 
     [bold]aligncut extract photos -o f.zarr | aligncut eigs - -o e.zarr | aligncut tsne - -o t.zarr[/bold]
     """
+
+
+@app.command(rich_help_panel="Start here")
+@takes(DemoParams)
+def demo(
+    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where the demo keeps its world and results.")] = Path(
+        "aligncut-demo"
+    ),
+    *,
+    params: DemoParams,
+    options: RunOptions,
+) -> None:
+    """Run the whole pipeline on a small built-in world, offline.
+
+    Example: [bold]aligncut demo[/bold]
+
+    It prints each command as you would type it, what was found, and the report to open.
+    A second run answers from the stores of the first.
+    """
+    from aligncut_cli.demo import tour
+
+    console = Console(quiet=options.quiet, verbose=options.verbose)
+    found = tour.run(folder, params, console, functools.partial(_call, options=options))
+    console.note(tour.describe_findings(found, folder))
+    if options.json:
+        console.result_json(found)
+    else:
+        console.result(found["report"])
+
+
+def _call(arguments: Sequence[str], *, options: RunOptions) -> None:
+    """Run one command line as if it had been typed; its result line is not the demo's result."""
+    quiet = ["--quiet"] if options.quiet else []
+    with contextlib.redirect_stdout(io.StringIO()):
+        code = app([*arguments, *quiet], standalone_mode=False)
+    if isinstance(code, int) and code:
+        raise typer.Exit(code)
 
 
 @app.command(rich_help_panel="Stages")

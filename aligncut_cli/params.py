@@ -13,9 +13,11 @@ from typing import Any, Literal, TypeVar
 T = TypeVar("T")
 
 
-def knob(default: T, help: str, *, at_least: float | None = None, at_most: float | None = None) -> T:
-    """Declare one parameter: its default, its help line and its bounds."""
-    value: T = field(default=default, metadata={"help": help, "min": at_least, "max": at_most})
+def knob(
+    default: T, help: str, *, at_least: float | None = None, at_most: float | None = None, flag: str | None = None
+) -> T:
+    """Declare one parameter: its default, its help line, its bounds, and its flag where that is not its name."""
+    value: T = field(default=default, metadata={"help": help, "min": at_least, "max": at_most, "flag": flag})
     return value
 
 
@@ -62,8 +64,8 @@ class AlignParams(StageParams):
         0.005, "Of validation R2: among states this close to the best, the lowest loss wins.", at_least=0
     )
     batch_images: int = knob(128, "Images per gradient step.", at_least=1)
-    learning_rate: float = knob(1e-4, "Of AdamW.", at_least=0)
-    weight_decay: float = knob(0.01, "Of AdamW.", at_least=0)
+    learning_rate: float = knob(1e-3, "Of AdamW.", at_least=0)
+    weight_decay: float = knob(1.0, "Of AdamW.", at_least=0)
     validation_share: float = knob(0.1, "Share of images that decide when to stop.", at_least=0.01, at_most=0.5)
     test_share: float = knob(0.1, "Share of images that are held out and scored.", at_least=0.01, at_most=0.5)
     seeds: int = knob(1, "Fit this many times, with consecutive seeds, and report the spread.", at_least=1)
@@ -170,6 +172,30 @@ class ReportParams(StageParams):
     photo_size: int = knob(448, "Longer side of a photo in pixels.", at_least=64)
     thumb_size: int = knob(96, "Side of a thumbnail in pixels.", at_least=16)
     map_points: int = knob(12_000, "Nodes drawn as points of the map; trajectories use all.", at_least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransitionsParams(MaskParams):
+    """Parameters of `transitions`."""
+
+    from_slot: str | None = knob(None, "Slot that tokens come from, as MODEL:LAYER.", flag="--from")
+    to_slot: str | None = knob(None, "Slot that they go to, as MODEL:LAYER.", flag="--to")
+    along: tuple[str, ...] = knob((), "Count over all consecutive layers of this model: flow diagram and bifurcations.")
+    concepts: int = knob(5, "Concepts per slot, at farthest points.", at_least=2)
+    radius: float | None = knob(
+        None, "Radius of a concept; otherwise half the median distance from a centre to its nearest other one."
+    )
+    sample: int = knob(20_000, "Tokens of each slot among which its centres are chosen.", at_least=2)
+    permutations: int = knob(1000, "Permutations of the test of foreground against background.", at_least=1)
+    token: tuple[str, ...] = knob((), "Follow this token over layers, as IMAGE:ROW,COL.")
+    random_tokens: int = knob(12, "Follow this many random tokens.", at_least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoParams(StageParams):
+    """Parameters of `demo`."""
+
+    images: int = knob(240, "Scenes of the small world.", at_least=24)
 
 
 @dataclass(frozen=True, kw_only=True)
