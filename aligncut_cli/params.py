@@ -188,14 +188,40 @@ class TransitionsParams(MaskParams):
     sample: int = knob(20_000, "Tokens of each slot among which its centres are chosen.", at_least=2)
     permutations: int = knob(1000, "Permutations of the test of foreground against background.", at_least=1)
     token: tuple[str, ...] = knob((), "Follow this token over layers, as IMAGE:ROW,COL.")
-    random_tokens: int = knob(12, "Follow this many random tokens.", at_least=0)
+    random_tokens: int = knob(8, "Follow this many random tokens.", at_least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoParams(StageParams):
     """Parameters of `demo`."""
 
-    images: int = knob(240, "Scenes of the small world.", at_least=24)
+    images: int = knob(200, "Scenes of the small world.", at_least=24)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConceptsParams(StageParams):
+    """Parameters of `concepts`."""
+
+    concepts: int = knob(10, "Concepts, at farthest points of the map.", at_least=2)
+    radius: float | None = knob(
+        None, "Radius of a concept; otherwise half the median distance from a centre to its nearest other one."
+    )
+    slot: tuple[str, ...] = knob((), "Take only this slot's tokens, as MODEL:LAYER; otherwise those of all.")
+    sample: int = knob(20_000, "Tokens among which the centres are chosen.", at_least=2)
+    patches: int = knob(10, "Image patches shown of each concept, from different images.", at_least=1)
+    permutations: int = knob(1000, "Permutations of voxels in the test of concepts against ROIs.", at_least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivationsParams(MaskParams):
+    """Parameters of `activations`."""
+
+    token: tuple[str, ...] = knob((), "Compare all tokens of --slot to this one, as IMAGE:ROW,COL.")
+    slot: str | None = knob(None, "Slot of --token, as MODEL:LAYER.")
+    space: Literal["brain", "universal"] = knob(
+        "brain", "Compare to --token as activations of voxels, or as features of the universal space."
+    )
+    pictures: int = knob(23, "Images drawn beside the one of --token; the table has all.", at_least=0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,25 +38,38 @@ def make_world(folder: Path, params: DemoParams, console: Console) -> None:
 
     console.note(f"drawing {params.images} scenes and asking the synthetic brain about them")
     scenes = write_scenes(folder, params.images, params.seed)
+    _write_figure_masks(folder)
     write_responses(folder / "brain", scenes, seed=BRAIN_SEED)
     write_json(record, wanted)
+
+
+def _write_figure_masks(folder: Path) -> None:
+    """Write figure/ID.png beside masks/ID.png: 1 on any object, 0 on the background."""
+    import numpy as np
+    from PIL import Image
+
+    (folder / "figure").mkdir(exist_ok=True)
+    for path in sorted((folder / "masks").glob("*.png")):
+        with Image.open(path) as mask:
+            Image.fromarray((np.asarray(mask) > 0).astype(np.uint8)).save(folder / "figure" / path.name)
 
 
 def plan_steps(folder: Path, params: DemoParams) -> list[Step]:
     """Return the demo's commands in order; the folder is named in each, so that they can be typed again."""
     at = {
         name: str(folder / name)
-        for name in ("world/images", "world/masks", "world/brain", "similarity", "pictures", "concepts", "report")
+        for name in ("world/images", "world/masks", "world/figure", "world/brain", "similarity", "pictures", "report")
     }
-    stores = ("features", "alignment", "control", "eigs", "raw", "layers", "tsne", "map", "segments", "transitions")
-    z = {name: str(folder / f"{name}.zarr") for name in stores}
-    brain, masks = at["world/brain"], at["world/masks"]
+    stores = ("features", "alignment", "control", "eigs", "raw", "layers", "tsne", "map", "figure", "classes")
+    z = {name: str(folder / f"{name}.zarr") for name in (*stores, "transitions")}
+    brain, figure = at["world/brain"], at["world/figure"]
     models = [word for name in MODELS for word in ("--model", name)]
     fit = [
         *("--responses", brain, "--rois", f"{brain}/rois.json", "--noise-ceiling", f"{brain}/noise-ceiling.npy"),
         *("--universal-dim", "128"),
     ]
-    small = ("--n-sample", "2000", "--n-eig", "10")
+    small = ("--n-sample", "1000", "--n-eig", "10", "--extend", "nystrom")
+    runs = [f"after={z['layers']}", f"before={z['raw']}"]
     along = [word for name in MODELS for word in ("--along", name)]
     return [
         Step("attention features of three small ViTs", ["extract", at["world/images"], "-o", z["features"], *models]),
@@ -90,19 +103,23 @@ def plan_steps(folder: Path, params: DemoParams) -> list[Step]:
             ["eigs", z["features"], "-o", z["raw"], "--group", "layer", *small],
         ),
         Step(
-            "the score",
-            ["segment", f"after={z['layers']}", f"before={z['raw']}", "-o", z["segments"], "--masks", masks],
+            "figure against ground, layer by layer",
+            ["segment", *runs, "-o", z["figure"], "--masks", figure, "--resolution", "tokens"],
+        ),
+        Step(
+            "and the eight categories",
+            ["segment", *runs, "-o", z["classes"], "--masks", at["world/masks"], "--resolution", "tokens"],
         ),
         Step(
             "how figure and ground part from layer to layer",
-            ["transitions", z["tsne"], "-o", z["transitions"], *along, "--masks", masks, "--permutations", "200"],
+            ["transitions", z["tsne"], "-o", z["transitions"], *along, "--masks", figure, "--permutations", "200"],
         ),
         Step("photos in AlignedCut colours", ["render", z["tsne"], "-o", at["pictures"], "--images", "24"]),
         Step(
             "and everything on one page",
             [
                 *("report", z["features"], z["alignment"], z["control"], at["similarity"], z["eigs"], z["tsne"]),
-                *(z["map"], z["segments"], z["transitions"], "-o", at["report"]),
+                *(z["map"], z["figure"], z["classes"], z["transitions"], "-o", at["report"]),
                 *("--images", "60", "--title", "aligncut demo: a synthetic world"),
             ],
         ),
@@ -135,7 +152,6 @@ def summarize(folder: Path) -> dict[str, Any]:
             ("alignment", "alignment.zarr"),
             ("control", "control.zarr"),
             ("similarity", "similarity"),
-            ("segments", "segments.zarr"),
             ("transitions", "transitions.zarr"),
         )
     }
@@ -144,8 +160,28 @@ def summarize(folder: Path) -> dict[str, Any]:
         "brain": record["alignment"]["summary"]["scores"],
         "control_r2": record["control"]["summary"]["scores"]["all"]["r2"],
         "between_models": record["similarity"]["summary"]["between_models"],
-        "segments": record["segments"]["summary"],
-        "transitions": record["transitions"]["summary"],
+        "figure": read_scores(folder / "figure.zarr"),
+        "classes": read_scores(folder / "classes.zarr"),
+        "parting": record["transitions"]["bifurcations"],
+    }
+
+
+def read_scores(path: Path) -> dict[str, Any]:
+    """Return mIoU per run, model and layer of a segments store, with chance and the bound of the token grid."""
+    from aligncut_cli.store.read import open_store
+
+    store = open_store(path, "segments")
+    runs, models = list(dict.fromkeys(store.record["extra"]["runs"])), store.record["models"]
+    values = {name: store.read(f"runs/{name}") for name in ("miou", "shuffled", "bound")}
+    scores: dict[str, Any] = {
+        run: {model: values["miou"][i, j].tolist() for j, model in enumerate(models)} for i, run in enumerate(runs)
+    }
+    best = values["miou"][0].argmax()
+    return {
+        "miou": scores,
+        "shuffled": float(values["shuffled"][0].flat[best]),
+        "bound": float(values["bound"][0].max()),
+        "best_layer": {model: int(values["miou"][0, j].argmax()) for j, model in enumerate(models)},
     }
 
 
@@ -164,11 +200,13 @@ def describe_findings(found: dict[str, Any], folder: Path) -> str:
         ),
         f"With shuffled image-response pairs R2 is {found['control_r2']:.3f}.",
         "",
-        f"The same token in two models: mean cosine {means['before']:.2f} before alignment, {means['after']:.2f} after.",
+        f"One token in two models: mean cosine {means['before']:.2f} before alignment, {means['after']:.2f} after it.",
         "",
-        *describe_scores(found["segments"]),
+        *describe_scores("Figure and ground", found["figure"]),
         "",
-        *describe_parting(found["transitions"]),
+        *describe_scores("Eight categories and the ground", found["classes"]),
+        "",
+        *describe_parting(found["parting"]),
         "",
         f"Open the report:  {found['report']}",
         "",
@@ -181,11 +219,30 @@ def describe_findings(found: dict[str, Any], folder: Path) -> str:
     return "\n".join(lines)
 
 
-def describe_scores(summary: dict[str, Any]) -> list[str]:
+def describe_scores(title: str, scores: dict[str, Any]) -> list[str]:
     """Say how well segments agree with the true masks, layer by layer."""
-    return [json.dumps(summary, default=str)]
+    layers = range(max(len(values) for values in scores["miou"]["after"].values()))
+    rows = [
+        [model, run, *values]
+        for model in scores["miou"]["after"]
+        for run, values in ((run, scores["miou"][run][model]) for run in scores["miou"])
+    ]
+    table = format_table(
+        ["model", "alignment", *(f"layer {layer}" for layer in layers)],
+        rows,
+        title=f"{title}: mIoU of segments against the true masks (one label per token):",
+    )
+    return [table, f"With other images' masks {scores['shuffled']:.3f}; at most {scores['bound']:.3f}."]
 
 
-def describe_parting(summary: dict[str, Any]) -> list[str]:
-    """Say in which layer figure and ground part."""
-    return [json.dumps(summary, default=str)]
+def describe_parting(steps: Sequence[dict[str, Any]]) -> list[str]:
+    """Say between which layers figure and ground part most."""
+    lines = ["Where figure and ground part (distance of their transition rows, with its permutation p):"]
+    for model in dict.fromkeys(step["from"].partition(":")[0] for step in steps):
+        own = [step for step in steps if step["from"].startswith(f"{model}:") and step["bifurcation"] is not None]
+        if own:
+            most = max(own, key=lambda step: step["bifurcation"])
+            lines.append(
+                f"  {most['from']} -> {most['to'].partition(':')[2]}: {most['bifurcation']:.3f} (p = {most['p']:.3f})"
+            )
+    return lines
