@@ -16,14 +16,13 @@ from typing import Any
 
 FOUND = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --disable-extensions --disable-dev-shm-usage --hide-scrollbars "
-    "--host-resolver-rules=MAP*~NOTFOUND --remote-debugging-pipe"
-).split()
-FLAGS = [flag.replace("MAP*~NOTFOUND", "MAP * ~NOTFOUND") for flag in FLAGS]
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-extensions"),
+    *("--disable-dev-shm-usage", "--hide-scrollbars", "--remote-debugging-pipe"),
+)
 KEYS = {
     "Tab": 9, "Enter": 13, " ": 32, "PageUp": 33, "PageDown": 34, "End": 35, "Home": 36,
-    "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40,
+    "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, ",": 188, ".": 190,
 }  # fmt: skip
 
 
@@ -116,7 +115,9 @@ class Chromium:
 
     def size(self, width: int, height: int, *, phone: bool = False, ratio: float = 1) -> None:
         """Set the window's size; a phone has touch and its own way of laying out."""
-        self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=ratio, mobile=phone)
+        self.send(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=ratio, mobile=phone
+        )
 
     def dark(self, on: bool) -> None:
         """Prefer dark or light colours."""
@@ -161,7 +162,7 @@ class Chromium:
 
     def press(self, key: str, times: int = 1) -> None:
         """Press a key on whatever has the focus."""
-        code = KEYS.get(key, ord(key.upper()) if key.isalnum() else {",": 188, ".": 190}.get(key, 0))
+        code = KEYS.get(key, 0)
         text = {"Enter": "\r"}.get(key, key if len(key) == 1 else "")
         more = {"text": text} if text else {}
         for _ in range(times):

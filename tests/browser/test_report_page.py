@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import zarr
+from PIL import Image
 
 from aligncut_cli.store.read import open_store
 from tests.browser.chromium import FOUND, Chromium
@@ -23,15 +27,17 @@ HOSTILE = "<img src=x onerror=alert(1)></script>"
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory, eigs: Path, tsne: Path) -> Path:
-    """A report of 12 photos, 2 models of 3 layers, whose first photo has a name that is meant to break pages."""
+    """A report of 12 photos, 2 models of 3 layers; its title and its second photo's name are meant to break pages."""
     folder = tmp_path_factory.mktemp("report")
     flat = done("tsne", eigs, "-o", folder / "t2.zarr", "--dims", 2, "--n-sample", 200, "--iterations", 50)
-    for store in (tsne, flat):
-        assert store.exists()
     clusters = done("segment", eigs, "-o", folder / "s.zarr", "--clusters", 3)
-    ids = zarr.open_group(flat, mode="r")["images/id"][:]
-    report = done("report", eigs, tsne, flat, clusters, "-o", folder / "page", "--title", f"A {HOSTILE} title")
-    assert ids[0] == "photo-000"
+    named = folder / "e.zarr"
+    shutil.copytree(eigs, named)
+    ids = zarr.open_group(named, mode="r+")["images/id"]
+    names = ids[:]
+    names[1] = HOSTILE
+    ids[:] = names
+    report = done("report", named, tsne, flat, clusters, "-o", folder / "page", "--title", f"A {HOSTILE} title")
     return report / "index.html"
 
 
@@ -60,18 +66,12 @@ def focused(browser: Chromium) -> str:
 
 def pixels(browser: Chromium, selector: str) -> np.ndarray:
     """The pixels of a canvas as the screen shows them; a canvas with pictures from disk cannot be read by scripts."""
-    import io
-
-    from PIL import Image
-
     script = f"document.querySelector({selector!r}).scrollIntoView({{block: 'center', behavior: 'instant'}})"
     browser.run(script)
     box = browser.run(
         f"(b => ({{x: b.left + scrollX, y: b.top + scrollY, width: b.width, height: b.height, scale: 1}}))"
         f"(document.querySelector({selector!r}).getBoundingClientRect())"
     )
-    import base64
-
     found = browser.send("Page.captureScreenshot", format="png", clip=box, captureBeyondViewport=True)
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(found["data"]))).convert("RGB")).astype(int)
 
@@ -84,6 +84,8 @@ def test_it_opens_without_complaint_and_asks_for_nothing_but_files_of_its_own(br
     assert own
     assert all(url.startswith((folder, "about:")) for url in own)
     assert browser.run("document.querySelectorAll('#gallery button').length") == 12
+    assert browser.run("document.querySelector('#gallery button:nth-child(2)').textContent") == HOSTILE
+    assert browser.run("document.querySelectorAll('img[src=x]').length") == 0
 
 
 def test_a_click_on_a_patch_shows_cosine_similarities_of_eigenvectors(browser: Chromium, eigs: Path) -> None:
@@ -125,7 +127,8 @@ def test_colours_are_those_of_the_store_for_every_model_and_layer(browser: Chrom
         browser.click(f"#models label:nth-child({index + 1})")
         for layer in (0, 2):
             browser.run(
-                f"(s => {{ s.value = {layer}; s.dispatchEvent(new Event('input')); }})(document.getElementById('layer'))"
+                f"(s => {{ s.value = {layer}; s.dispatchEvent(new Event('input')); }})"
+                "(document.getElementById('layer'))"
             )
             browser.until(f"{DRAWN}.startsWith('colours {index} {layer} ')")
             seen = pixels(browser, "#photo-canvas")
@@ -148,7 +151,9 @@ def test_a_click_in_the_gallery_chooses_that_photo_and_patch(browser: Chromium) 
 def test_photos_can_be_ordered_by_similarity(browser: Chromium) -> None:
     browser.click("#photo-canvas", 0.4, 0.4)
     browser.until("document.querySelectorAll('#gallery b').length === 12")
-    browser.run("(s => { s.value = 'similar'; s.dispatchEvent(new Event('change')); })(document.getElementById('order'))")
+    browser.run(
+        "(s => { s.value = 'similar'; s.dispatchEvent(new Event('change')); })(document.getElementById('order'))"
+    )
     scores = browser.until(
         "(b => b.length === 12 && b.every((x, i) => !i || b[i - 1] >= x) && b)"
         "([...document.querySelectorAll('#gallery b')].map(e => Number(e.textContent)))"
@@ -247,11 +252,28 @@ def contrast(browser: Chromium, selector: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
+def test_a_table_is_saved_as_csv(browser: Chromium) -> None:
+    browser.run("URL.createObjectURL = (blob) => { window.saved = blob; return 'data:,'; }")
+    browser.click("#stores button.small")
+    lines = browser.until("window.saved && saved.text()").splitlines()
+    assert lines[0].startswith("store,command,kind,seed,made")
+    assert len(lines) == 1 + browser.run("document.querySelectorAll('#stores .data tbody tr').length")
+
+
 @pytest.mark.parametrize("dark", [False, True])
 def test_text_can_be_read_in_light_and_in_dark(browser: Chromium, dark: bool) -> None:
     browser.dark(dark)
     browser.run("document.getElementById('controls-warning').hidden = false")
-    for selector in ("body", "#subtitle", ".quiet", "nav a", ".lead", "#controls-warning", "legend", "input:checked + span"):
+    for selector in (
+        "body",
+        "#subtitle",
+        ".quiet",
+        "nav a",
+        ".lead",
+        "#controls-warning",
+        "legend",
+        "input:checked + span",
+    ):
         assert contrast(browser, selector) >= 4.5, selector
     paper = browser.run("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, re.findall(r"\d+", paper)[:3])) < 200) == dark
@@ -280,7 +302,7 @@ def test_what_is_shown_is_in_the_address(browser: Chromium, page: Path) -> None:
 
 
 def test_a_table_sorts_and_a_lost_piece_is_said(browser: Chromium, page: Path) -> None:
-    column = "[...document.querySelectorAll('#stores tbody tr')].map(r => r.cells[1].textContent)"
+    column = "[...document.querySelectorAll('#stores .data tbody tr')].map(r => r.cells[1].textContent)"
     given = browser.run(column)
     browser.click("#stores thead th:nth-child(2) button")
     assert browser.run(column) == sorted(given)

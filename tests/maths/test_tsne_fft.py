@@ -43,6 +43,7 @@ def test_forces_on_the_grid_are_within_four_thousandths_of_the_exact_sum(n_dims:
     coords = cloud(n_dims, 1000, span)
     potential, gradient = sum_pairs_by_definition(coords)
     found = GridRepulsion(n_dims=n_dims, device=coords.device).repel(coords)
+    assert found.spacing > 0, "the grid should have been used"
     assert relative_error(found.gradient, gradient) < 4e-3
     normaliser = float(potential.sum()) - coords.shape[1]
     assert float(found.potential.double().sum()) - coords.shape[1] == pytest.approx(normaliser, rel=3e-4)
@@ -54,7 +55,7 @@ def test_each_spacing_in_three_dimensions_keeps_its_error(monkeypatch: pytest.Mo
     for spacing, most in ((0.35, 4e-3), (0.42, 7e-3), (0.5, 1.5e-2)):
         monkeypatch.setattr(tsne_fft, "_SPACINGS", {3: (spacing,)})
         found = GridRepulsion(n_dims=3, device=coords.device).repel(coords)
-        assert found.spacing == spacing
+        assert found.spacing == spacing, "the grid should have been used"
         assert relative_error(found.gradient, gradient) < most
 
 
@@ -63,7 +64,7 @@ def test_a_wide_map_gets_a_coarser_grid_of_bounded_size(monkeypatch: pytest.Monk
     grid = GridRepulsion(n_dims=3, device=torch.device("cpu"))
     spacings = set()
     for span in torch.linspace(40, 60, 41).tolist():
-        found = grid.repel(cloud(3, 200, span))
+        found = grid.repel(cloud(3, 800, span))
         assert grid._nodes <= 64 + 16
         spacings.add(found.spacing)
     assert len(spacings) <= 4, "the spectra should be kept for many steps"
@@ -71,7 +72,7 @@ def test_a_wide_map_gets_a_coarser_grid_of_bounded_size(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("n_dims", [2, 3])
 def test_a_grid_that_was_used_for_another_map_gives_the_same_bytes(n_dims: int) -> None:
-    first, second = cloud(n_dims, 300, 20.0), cloud(n_dims, 300, 3.0, seed=1)
+    first, second = cloud(n_dims, 800, 20.0), cloud(n_dims, 800, 3.0, seed=1)
     used = GridRepulsion(n_dims=n_dims, device=first.device)
     for coords in (first, second, first):
         fresh = GridRepulsion(n_dims=n_dims, device=first.device)
@@ -87,7 +88,7 @@ def test_forces_sum_to_nearly_nothing(n_dims: int) -> None:
 
 @pytest.mark.parametrize("n_dims", [2, 3])
 def test_blocks_of_points_do_not_matter(n_dims: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    coords = cloud(n_dims, 500, 15.0)
+    coords = cloud(n_dims, 700, 15.0)
     whole = GridRepulsion(n_dims=n_dims, device=coords.device).repel(coords)
     monkeypatch.setattr(tsne_fft, "_BLOCK", {"cpu": 37})
     parts = GridRepulsion(n_dims=n_dims, device=coords.device).repel(coords)
@@ -95,10 +96,16 @@ def test_blocks_of_points_do_not_matter(n_dims: int, monkeypatch: pytest.MonkeyP
 
 
 def test_moving_the_map_far_away_hardly_changes_its_forces() -> None:
-    coords = cloud(3, 500, 10.0)
+    coords = cloud(3, 700, 10.0)
     grid = GridRepulsion(n_dims=3, device=coords.device)
     moved = grid.repel(coords + torch.tensor([[31.3], [-77.1], [5.9]])).gradient
     assert relative_error(moved, grid.repel(coords).gradient.double()) < 4e-3
+
+
+def test_few_points_far_apart_are_summed_pair_by_pair() -> None:
+    coords = cloud(3, 50, 100.0)
+    found = GridRepulsion(n_dims=3, device=coords.device).repel(coords)
+    assert torch.equal(found.gradient, repel_exactly(coords).gradient)
 
 
 def test_points_in_one_place_have_no_forces() -> None:

@@ -89,6 +89,10 @@ def make_node_store(
     first = next(iter(values.values()))
     if kind == "eigs":
         put(root, "eigenvalues", np.linspace(1, 0.5, first.shape[3])[None], ["group", "eig"])
+    if kind == "tsne":
+        sample = first[0, :, 1:].reshape(1, -1, first.shape[3])[:, :500].astype(np.float32)
+        put(root, "sample/node", np.arange(sample.shape[1])[None], ["group", "sample"])
+        put(root, "sample/coords", sample, ["group", "sample", "dim"])
     record = {"params": {"group": group, "dims": first.shape[3]}, **more}
     return finish(root, path, kind, list(values), **record)
 

@@ -1,4 +1,4 @@
-"""`report` as a command: which stores belong together, what goes into the pieces, and that nothing leads out of the folder."""
+"""`report` as a command: which stores belong together, what the pieces hold, and that nothing leaves the folder."""
 
 from __future__ import annotations
 
@@ -241,3 +241,93 @@ def test_csv_files_become_heat_maps_or_tables(tmp_path: Path) -> None:
     block = table_block("t", ["name", "value"], [["x", 1.0], ["y", None], ["z", float("nan")]])
     assert block["numeric"] == [False, True]
     assert block["rows"] == [["x", 1.0], ["y", None], ["z", None]]
+
+
+@pytest.fixture(scope="module")
+def findings(tmp_path_factory: pytest.TempPathFactory, photos: Path, features: Path, eigs: Path, tsne: Path) -> Path:
+    """A folder with a store of every kind that has a section, and the report of them all."""
+    folder = tmp_path_factory.mktemp("findings")
+    masks = folder / "masks"
+    masks.mkdir()
+    for photo in photos.iterdir():
+        with Image.open(photo) as picture:
+            mask = np.zeros((picture.height, picture.width), dtype=np.uint8)
+        mask[: len(mask) // 2] = 1
+        Image.fromarray(mask).save(masks / photo.name)
+    rng = np.random.default_rng(0)
+    np.save(folder / "responses.npy", rng.standard_normal((12, 9)))
+    np.save(folder / "ceiling.npy", np.full(9, 0.5))
+    (folder / "rois.json").write_text(json.dumps({"V4": [0, 1, 2], "EBA": [4, 5]}))
+    given = ["--rois", folder / "rois.json", "--noise-ceiling", folder / "ceiling.npy", "--responses"]
+    small = ["--epochs", 0, "--universal-dim", 8, "--test-share", 0.3, "--validation-share", 0.2]
+    stores = [
+        done("align", features, "-o", folder / "a.zarr", *given, folder / "responses.npy", *small),
+        done("compare", features, "-o", folder / "compare"),
+        done("segment", eigs, "-o", folder / "s.zarr", "--masks", masks),
+        done("segment", eigs, "-o", folder / "k.zarr", "--clusters", 3),
+        done("transitions", tsne, "-o", folder / "x.zarr", "--along", "tiny", "--masks", masks, "--concepts", 3),
+        done("render", tsne, "-o", folder / "pictures", "--images", 2),
+    ]
+    return done("report", eigs, tsne, *stores, "-o", folder / "page")
+
+
+def blocks_of(report: Path, section: str) -> list[Any]:
+    (found,) = [s for s in read_piece(report, "main")["sections"] if s["id"] == section]
+    return [block for part in found["parts"] for block in part["blocks"]]
+
+
+def test_curves_show_the_scores_of_the_store_and_what_they_are_compared_to(findings: Path) -> None:
+    store = open_store(findings.parent / "s.zarr")
+    curve = blocks_of(findings, "segments")[0]
+    assert [panel["title"] for panel in curve["panels"]] == ["tiny", "pair"]
+    for model, panel in enumerate(curve["panels"]):
+        series = {item["name"]: item["y"] for item in panel["series"]}
+        np.testing.assert_allclose(series["mIoU"], store.read("scores/miou")[model], rtol=1e-4)
+        np.testing.assert_allclose(series["chance"], store.read("scores/chance")[model], rtol=1e-4)
+        np.testing.assert_allclose(series["masks of other images"], store.read("scores/shuffled")[model], rtol=1e-4)
+        np.testing.assert_allclose(
+            series["best a grid of patches can do"], store.read("scores/bound")[model], rtol=1e-4
+        )
+
+
+def test_bars_are_means_over_the_voxels_of_each_roi_beside_the_ceiling(findings: Path) -> None:
+    r2 = open_store(findings.parent / "a.zarr").read("scores/r2").astype(np.float64)
+    bars = blocks_of(findings, "brain")[0]
+    assert bars["labels"] == ["V4", "EBA", "all"]
+    np.testing.assert_allclose(bars["values"], [r2[:3].mean(), r2[4:6].mean(), r2.mean()], rtol=1e-4)
+    assert [mark["name"] for mark in bars["marks"]] == ["noise ceiling", "ridge regression"]
+    np.testing.assert_allclose(bars["marks"][0]["values"], 0.5)
+
+
+def test_slots_are_compared_in_the_order_of_the_csv(findings: Path) -> None:
+    matrix = blocks_of(findings, "slots")[0]
+    labels, values = read_square(findings.parent / "compare" / "similarity-before.csv") or ([], [])
+    assert matrix["panels"][0]["rows"] == labels == [f"{m}:{i}" for m in ("tiny", "pair") for i in range(3)]
+    assert matrix["panels"][0]["values"] == values
+
+
+def test_flows_and_heat_maps_hold_the_counts_and_probabilities(findings: Path) -> None:
+    store = open_store(findings.parent / "x.zarr")
+    blocks = blocks_of(findings, "transitions")
+    flow = next(block for block in blocks if block["kind"] == "flow")
+    matrix = next(block for block in blocks if block["kind"] == "matrix")
+    assert [panel["title"] for panel in flow["panels"]] == ["all patches", "foreground patches", "background patches"]
+    np.testing.assert_array_equal([panel["links"] for panel in flow["panels"]], store.read("tiny/counts"))
+    assert [column["title"] for column in flow["panels"][0]["columns"]] == ["tiny:0", "tiny:1", "tiny:2"]
+    probability = store.read("tiny/probability")
+    shown = np.array([panel["values"] for panel in matrix["panels"]], dtype=float).reshape(2, 3, 3, 3)
+    np.testing.assert_allclose(shown, probability.transpose(1, 0, 2, 3), rtol=1e-4)
+    assert any(block["kind"] == "curves" for block in blocks)
+
+
+def test_labels_are_painted_and_other_folders_pictures_are_copied(findings: Path) -> None:
+    view = read_piece(findings, "main")["views"][0]
+    assert [(labels["name"], labels["classes"][:1]) for labels in view["labels"]] == [("s", ["background"]), ("k", [])]
+    labels = open_store(findings.parent / "k.zarr").read("tiny/labels")[0, 0, 1:].reshape(4, 4)
+    with Image.open(findings / "data" / "s1-0-0-0-0.png") as picture:
+        tile = np.asarray(picture.convert("RGB"))[:4, :4]
+    for label in np.unique(labels):
+        assert len(np.unique(tile[labels == label], axis=0)) == 1
+    assert len(np.unique(tile.reshape(-1, 3), axis=0)) == len(np.unique(labels))
+    (figure,) = [block for block in blocks_of(findings, "more") if block["kind"] == "figure"]
+    assert (findings / figure["file"]).read_bytes() == (findings.parent / "pictures" / "overview.png").read_bytes()

@@ -1,0 +1,280 @@
+"""`concepts`, `activations` and `eigs --roi` as wholes, against plain loops over tokens."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from aligncut_cli.store.read import open_store
+from tests.conftest import aligncut, array_bytes, done
+from tests.stages.made_stores import make_alignment, make_node_store
+from tests.stages.test_eigs import all_rows, dense_solution, principal_angles
+from tests.stages.test_segment import write_mask
+
+ROIS = {"V1": slice(0, 20), "EBA": slice(20, 30), "empty": slice(0, 0)}
+
+
+@pytest.fixture(scope="module")
+def alignment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Maps of the shared features into 24 universal channels, read out to 40 voxels; V1 hangs on channels 0 to 7."""
+    rng = np.random.default_rng(6)
+    weights = {name: (range(3), rng.standard_normal((3, 192, 24)) / 14) for name in ("tiny", "pair")}
+    readout = rng.standard_normal((24, 40)) * 0.1
+    readout[:8, ROIS["V1"]] += 3
+    rois = {name: np.isin(np.arange(40), np.arange(40)[part]) for name, part in ROIS.items()}
+    return make_alignment(tmp_path_factory.mktemp("alignment") / "a.zarr", weights, readout, rois)
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def universal(features: Path, alignment: Path, model: str, layer: int) -> np.ndarray:
+    """V W of one slot, (image, patch, universal), rounded to float16 as `align --apply` does."""
+    tokens = open_store(features).read(f"{model}/tokens")[layer, :, 1:].astype(np.float32)
+    return (tokens @ open_store(alignment).read(f"{model}/weight")[layer]).astype(np.float16).astype(float)
+
+
+# Fig. 2
+
+
+def test_eigs_of_an_roi_use_the_channels_that_weigh_most_for_it(
+    tmp_path: Path, features: Path, alignment: Path
+) -> None:
+    store = open_store(alignment)
+    readout = store.read("readout/weight")
+    weight = [sum(abs(float(b)) for b in row[:20]) / 20 for row in readout]
+    chosen = sorted(sorted(range(24), key=lambda channel: -weight[channel])[:8])
+    assert chosen == list(range(8))
+    args = ["--alignment", alignment, "--n-eig", 3]
+    output = done("eigs", features, "-o", tmp_path / "e.zarr", *args, "--roi", "V1", "--top-channels", 8)
+    tokens = [
+        (open_store(features).read(f"{name}/tokens")[layer].astype(np.float32) @ store.read(f"{name}/weight")[layer])
+        .astype(np.float16)
+        .reshape(-1, 24)[:, chosen]
+        for name in ("tiny", "pair")
+        for layer in range(3)
+    ]
+    values, vectors = dense_solution(np.concatenate(tokens).astype(float), 3)
+    np.testing.assert_allclose(open_store(output).read("eigenvalues")[0], values, rtol=1e-4)
+    assert principal_angles(all_rows(output, "eigvecs"), vectors).max() < 0.01
+    result = aligncut("eigs", features, "-o", tmp_path / "x.zarr", *args, "--roi", "V9", "--top-channels", 8)
+    assert result.code == 2
+    assert "EBA, V1, empty" in result.err
+
+
+# Fig. 8
+
+
+@pytest.fixture(scope="module")
+def described(tmp_path_factory: pytest.TempPathFactory, tsne: Path, features: Path, alignment: Path) -> Path:
+    output = tmp_path_factory.mktemp("concepts") / "out"
+    args = ["--concepts", 4, "--permutations", 50, "--patches", 3]
+    return done("concepts", tsne, "--features", features, "--alignment", alignment, "-o", output, *args)
+
+
+def test_concepts_are_described_as_by_a_loop_over_tokens(
+    tsne: Path, features: Path, alignment: Path, described: Path
+) -> None:
+    table = read_csv(described / "concepts.csv")
+    beta = open_store(alignment).read("readout/weight").astype(float)
+    members: list[list[np.ndarray]] = [[] for _ in table]
+    for model in ("tiny", "pair"):
+        for layer in range(3):
+            coords = open_store(tsne).read(f"{model}/coords")[layer, :, 1:]
+            rows = universal(features, alignment, model, layer)
+            for image in range(12):
+                for token in range(16):
+                    for index, row in enumerate(table):
+                        centre = [float(row[axis]) for axis in "xyz"]
+                        if math.dist(coords[image, token], centre) <= float(row["radius"]):
+                            members[index].append(rows[image, token] @ beta)
+    mean, deviation = np.load(described / "mean.npy"), np.load(described / "deviation.npy")
+    assert sum(map(len, members)) > 50
+    for index, (row, found) in enumerate(zip(table, members, strict=True)):
+        assert int(row["tokens"]) == len(found)
+        np.testing.assert_allclose(mean[index], np.mean(found, axis=0), atol=2e-3)
+        np.testing.assert_allclose(deviation[index], np.std(found, axis=0), atol=2e-3)
+    rois = {(int(row["concept"]), row["roi"]): row for row in read_csv(described / "rois.csv")}
+    assert {roi for _, roi in rois} == {"V1", "EBA"}
+    assert float(rois[1, "V1"]["mean"]) == pytest.approx(mean[1, :20].mean())
+    assert float(rois[1, "EBA"]["deviation"]) == pytest.approx(deviation[1, 20:30].mean())
+
+
+def test_concepts_that_hang_on_an_roi_correspond_to_rois(described: Path) -> None:
+    summary = json.loads((described / "aligncut.json").read_text())["aligncut"]["summary"]
+    assert summary["roi_correspondence"] > 0.5
+    assert summary["roi_p"] == pytest.approx(1 / 51)
+    assert "half the median distance" in summary["radius_rule"]
+
+
+def test_patches_are_the_nearest_of_different_images(tsne: Path, described: Path) -> None:
+    rows, table = read_csv(described / "patches.csv"), read_csv(described / "concepts.csv")
+    centre = [float(table[2][axis]) for axis in "xyz"]
+    nearest = {}
+    for model in ("tiny", "pair"):
+        for layer in range(3):
+            coords = open_store(tsne).read(f"{model}/coords")[layer, :, 1:]
+            for image in range(12):
+                for token in range(16):
+                    distance = math.dist(coords[image, token], centre)
+                    nearest[image] = min(nearest.get(image, math.inf), distance)
+    expected = sorted(nearest.values())[:3]
+    found = [row for row in rows if row["concept"] == "2"]
+    assert [float(row["distance"]) for row in found] == pytest.approx(expected, abs=1e-4)
+    assert len({row["image"] for row in found}) == 3
+    assert np.asarray(Image.open(described / "patches.png")).shape[1] > 3 * 72
+
+
+def test_an_interrupted_description_goes_on_to_the_same_bytes(
+    tmp_path: Path, tsne: Path, features: Path, alignment: Path, described: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from aligncut_cli.stages import concepts_phases
+
+    args = ["concepts", tsne, "--features", features, "--alignment", alignment, "-o", tmp_path / "out"]
+    args += ["--concepts", 4, "--permutations", 50, "--patches", 3]
+    read, calls = concepts_phases.ConceptsPhases._load_block, []
+
+    def stop(self: concepts_phases.ConceptsPhases, block: object) -> object:
+        calls.append(block)
+        if len(calls) > 4:
+            raise KeyboardInterrupt
+        return read(self, block)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(concepts_phases.ConceptsPhases, "_load_block", stop)
+        assert aligncut(*args).code == 130
+    done(*args)
+    ours, theirs = array_bytes(tmp_path / "out"), array_bytes(described)
+    for name in ("concepts.csv", "rois.csv", "patches.csv", "mean.npy", "deviation.npy", "patches.png"):
+        assert ours[name] == theirs[name], name
+
+
+def test_slots_of_two_maps_have_no_common_concepts(tmp_path: Path, features: Path, alignment: Path) -> None:
+    eigs = done("eigs", features, "-o", tmp_path / "e.zarr", "--group", "model", "--n-eig", 3)
+    tsne = done("tsne", eigs, "-o", tmp_path / "t.zarr", "--n-sample", 60, "--iterations", 20)
+    args = ["concepts", tsne, "--features", features, "--alignment", alignment, "--concepts", 3, "--permutations", 9]
+    result = aligncut(*args, "-o", tmp_path / "a")
+    assert result.code == 2
+    assert "2 maps" in result.err
+    done(*args, "-o", tmp_path / "b", "--slot", "pair:1", "--slot", "pair:2")
+
+
+# Fig. 6, 7 and 16
+
+
+@pytest.fixture(scope="module")
+def figure_ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ground") / "masks"
+    rng = np.random.default_rng(9)
+    for index in range(12):
+        mask = rng.integers(0, 2, (6, 5)).repeat(8, axis=0).repeat(11, axis=1)[:, : 48 + index]
+        mask = np.pad(mask, ((0, 0), (0, 48 + index - mask.shape[1])))
+        mask[:5] = -1
+        write_mask(folder / f"photo-{index:03d}.png", mask)
+    (folder / "classes.txt").write_text("background\nobject\n")
+    return folder
+
+
+def test_activations_are_means_over_pixels(
+    tmp_path: Path, features: Path, alignment: Path, figure_ground: Path
+) -> None:
+    out = tmp_path / "out"
+    result = aligncut("activations", features, "--alignment", alignment, "--masks", figure_ground, "-o", out)
+    assert result.code == 0, result.err
+    rows = {(row["model"], row["layer"], row["roi"]): row for row in read_csv(out / "activations.csv")}
+    assert {roi for _, _, roi in rows} == {"all", "V1", "EBA"}
+    beta = open_store(alignment).read("readout/weight").astype(float)
+    weight = open_store(alignment).read("pair/weight")[2].astype(float)
+    tokens = open_store(features).read("pair/tokens")[2, :, 1:].astype(float)
+    total, count = {0: 0.0, 1: 0.0}, {0: 0.0, 1: 0.0}
+    for image in range(12):
+        mask = np.array(Image.open(figure_ground / f"photo-{image:03d}.png")).astype(int)
+        height, width = mask.shape
+        activation = (tokens[image] @ weight @ beta)[:, 20:30].mean(axis=1)
+        token = [math.floor((y + 0.5) * 4 / height) * 4 + math.floor((x + 0.5) * 4 / width)
+                 for y in range(height) for x in range(width)]  # fmt: skip
+        size = np.bincount(token, minlength=16)
+        for at, label in zip(token, mask.ravel(), strict=True):
+            if label != 255:
+                total[int(label)] += activation[at] / size[at]
+                count[int(label)] += 1 / size[at]
+    found = rows["pair", "2", "EBA"]
+    assert float(found["foreground"]) == pytest.approx(total[1] / count[1], rel=1e-5)
+    assert float(found["background"]) == pytest.approx(total[0] / count[0], rel=1e-5)
+    difference = total[1] / count[1] - total[0] / count[0]
+    assert float(found["difference"]) == pytest.approx(difference, rel=1e-4)
+    assert float(found["difference error"]) > 0
+    for name in ("activations.png", "difference.png"):
+        assert np.asarray(Image.open(out / name)).std() > 5
+    args = ["activations", features, "--alignment", alignment, "--masks", figure_ground, "-o", out]
+    assert "up to date" in aligncut(*args).err
+
+
+def test_similarity_to_a_token_is_a_cosine_over_voxels(tmp_path: Path, features: Path, alignment: Path) -> None:
+    args = ["--token", "photo-004:2,1", "--slot", "tiny:1", "--pictures", 3]
+    rows = universal(features, alignment, "tiny", 1)
+    beta = open_store(alignment).read("readout/weight").astype(float)
+    for space, values in (("brain", rows @ beta), ("universal", rows)):
+        out = tmp_path / space
+        done("activations", features, "--alignment", alignment, "-o", out, *args, "--space", space)
+        found = np.load(out / "similarity-photo-004_2,1.npy")
+        assert found.shape == (12, 4, 4)
+        reference = values[4, 2 * 4 + 1]
+        for image in range(12):
+            for token in range(16):
+                other = values[image, token]
+                cosine = other @ reference / math.sqrt((other @ other) * (reference @ reference))
+                assert found[image, token // 4, token % 4] == pytest.approx(cosine, abs=1e-4)
+        assert found[4, 2, 1] == pytest.approx(1, abs=1e-6)
+        assert (out / "similarity-photo-004_2,1.png").exists()
+        assert len(read_csv(out / "similarity-photo-004_2,1.csv")) == 12
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ([], "--masks DIR"),
+        (["--token", "photo-004:2,1"], "go together"),
+        (["--slot", "tiny:1"], "nothing says"),
+        (["--token", "photo-004:2,1", "--slot", "tiny:7"], "not a slot"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(
+    tmp_path: Path, features: Path, alignment: Path, more: list[str], words: str
+) -> None:
+    result = aligncut("activations", features, "--alignment", alignment, "-o", tmp_path / "out", *more)
+    assert result.code == 2, result.err
+    assert words in result.err
+
+
+def test_a_control_is_said_wherever_its_numbers_are(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    tokens = {"clip": rng.standard_normal((2, 5, 17, 6))}
+    features = make_node_store(tmp_path / "f.zarr", "features", "tokens", tokens, grid=(4, 4))
+    coords = {"clip": rng.standard_normal((2, 5, 17, 3))}
+    tsne = make_node_store(tmp_path / "t.zarr", "tsne", "coords", coords, grid=(4, 4), groups=["all"])
+    rois = {"V1": np.arange(9) < 4, "V4": np.arange(9) >= 4}
+    control = make_alignment(
+        tmp_path / "a.zarr", {"clip": (range(2), rng.standard_normal((2, 6, 5)))}, rng.standard_normal((5, 9)), rois,
+        controls=["shuffled pairs"],
+    )  # fmt: skip
+    for index in range(5):
+        write_mask(tmp_path / "masks" / f"image-{index:03d}.png", rng.integers(0, 2, (48, 48)))
+    concepts = ["concepts", tsne, "--features", features, "--concepts", 3, "--permutations", 9]
+    first = aligncut(*concepts, "--alignment", control, "-o", tmp_path / "c")
+    second = aligncut(
+        "activations", features, "--alignment", control, "--masks", tmp_path / "masks", "-o", tmp_path / "b"
+    )
+    for result in (first, second):
+        assert result.code == 0, result.err
+        assert "CONTROL, not the real responses: shuffled pairs" in result.err
+    for file in (tmp_path / "c" / "concepts.csv", tmp_path / "c" / "rois.csv", tmp_path / "b" / "activations.csv"):
+        assert all(row["control"] == "shuffled pairs" for row in read_csv(file))
+    assert "photos were not found" in first.err
