@@ -21,9 +21,11 @@ from aligncut_cli.console import Console, readable_bytes
 from aligncut_cli.errors import AlignCutError, BadInput, OutOfResources, Stopped, UsageError
 from aligncut_cli.options import takes
 from aligncut_cli.params import (
+    ActivationsParams,
     AlignParams,
     ApplyParams,
     CompareParams,
+    ConceptsParams,
     DemoParams,
     EigsParams,
     ExtractParams,
@@ -53,6 +55,9 @@ ALIGNMENT = Annotated[
     typer.Option("--alignment", metavar="STORE", help="Map features to the universal space while reading them."),
 ]
 
+FITTED = Annotated[
+    Path, typer.Option("--alignment", metavar="STORE", help="Alignment of the features to brain responses.")
+]
 MASKS = Annotated[
     Path | None, typer.Option("--masks", metavar="PATH", help="Ground-truth masks: a folder or a .mat file.")
 ]
@@ -180,7 +185,7 @@ def aligncut(
 @app.command(rich_help_panel="Start here")
 @takes(DemoParams)
 def demo(
-    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where the demo keeps its world and results.")] = Path(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where the demo keeps its world and results.")] = Path(
         "aligncut-demo"
     ),
     *,
@@ -410,6 +415,53 @@ def transitions(
     return stage_file.run(
         read_piped_path(tsne), params, options, console, masks=masks, classes=classes, figures=figures
     )
+
+
+@app.command(rich_help_panel="Findings")
+@takes(ConceptsParams, output="Folder to write.")
+@stage
+def concepts(
+    tsne: TSNE,
+    features: Annotated[
+        Path, typer.Option("--features", metavar="STORE", help="Features of the same images, models and layers.")
+    ],
+    alignment: FITTED,
+    *,
+    params: ConceptsParams,
+    options: RunOptions,
+    console: Console,
+) -> Outcome:
+    """Describe concepts of the map by their patches and their activation of the brain's regions.
+
+    Example: [bold]aligncut concepts t.zarr --features f.zarr --alignment a.zarr -o concepts[/bold]
+    """
+    from aligncut_cli.stages import concepts as stage_file
+
+    return stage_file.run(read_piped_path(tsne), features, alignment, params, options, console)
+
+
+@app.command(rich_help_panel="Findings")
+@takes(ActivationsParams, output="Folder to write.")
+@stage
+def activations(
+    features: FEATURES,
+    alignment: FITTED,
+    masks: MASKS = None,
+    classes: CLASSES = None,
+    *,
+    params: ActivationsParams,
+    options: RunOptions,
+    console: Console,
+) -> Outcome:
+    """Compare foreground and background, or all tokens to one, in the brain's space.
+
+    Example: [bold]aligncut activations f.zarr --alignment a.zarr --masks masks -o activations[/bold]
+
+    With --token IMAGE:ROW,COL --slot clip:5 it draws each token's similarity to that one.
+    """
+    from aligncut_cli.stages import activations as stage_file
+
+    return stage_file.run(read_piped_path(features), alignment, params, options, console, masks=masks, classes=classes)
 
 
 @app.command(rich_help_panel="Look")

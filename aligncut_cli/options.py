@@ -74,7 +74,7 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
 def _option(name: str, item: dataclasses.Field[Any], hint: Any) -> Any:
     """Make the typer option of one knob."""
     metadata = item.metadata
-    flag = "--" + name.replace("_", "-")
+    flag = metadata["flag"] or "--" + name.replace("_", "-")
     more = {key: metadata[key] for key in ("min", "max") if metadata[key] is not None}
     if hint not in (bool,) and typing.get_origin(hint) is not typing.Literal:
         more["metavar"] = "N" if hint in (int, float, int | None, float | None, tuple[int, ...]) else "TEXT"

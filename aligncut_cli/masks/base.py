@@ -42,6 +42,11 @@ class MaskSet(ABC):
     def find(self, image_id: str) -> str | None:
         """Return the mask's own id for an image, None where the image has no mask."""
 
+    @property
+    @abstractmethod
+    def sources(self) -> list[Path]:
+        """Every file that the masks and their classes are read from, in a fixed order; their content is what counts."""
+
     @abstractmethod
     def _load(self, mask_id: str) -> Mask:
         """Read one mask whose id is known: (h, w), IGNORE where no class is given."""

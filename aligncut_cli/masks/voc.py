@@ -44,6 +44,13 @@ class VocMasks(MaskSet):
             check_id(image_id)
         self._known = frozenset(self.ids)
         self._classes = VOC_CLASSES if classes is None else read_class_names(classes)
+        names = [] if classes is None else [classes]
+        self._sources = [listing, *map(self._mask_path, self.ids), *names]
+
+    @property
+    def sources(self) -> list[Path]:
+        """The list of images, their masks and the file of names."""
+        return self._sources
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -62,8 +69,11 @@ class VocMasks(MaskSet):
         """Return the photo's path."""
         return self.path / "JPEGImages" / f"{image_id}.jpg"
 
+    def _mask_path(self, mask_id: str) -> Path:
+        return self.path / "SegmentationClass" / f"{mask_id}.png"
+
     def _load(self, mask_id: str) -> Mask:
-        values = read_label_image(self.path / "SegmentationClass" / f"{mask_id}.png")
+        values = read_label_image(self._mask_path(mask_id))
         if self.n_classes <= IGNORE_VALUE:
             values[values == IGNORE_VALUE] = IGNORE
         return values.astype(np.int16)

@@ -280,7 +280,8 @@ def _descend(
 ) -> Tensor:
     """Gradient descent with momentum and a gain per coordinate (Jacobs 1988), exaggerating the affinities at first."""
     n_points = coords.shape[1]
-    rate = max(n_points / _EXAGGERATION / 4, 50.0)
+    # scikit-learn has 50 at least, with which maps of a few points explode.
+    rate = max(n_points / _EXAGGERATION / 4, min(n_points / 4, 50.0))
     exaggerated = min(_EXAGGERATED_ITERATIONS, iterations // 2)
     update, gains = torch.zeros_like(coords), torch.ones_like(coords)
     for iteration in range(iterations):
@@ -341,7 +342,8 @@ def _check(rows: NDArray[np.float32], *, n_dims: int, perplexity: float, iterati
         raise UsageError(
             f"a perplexity of {perplexity} is too small", do="give --perplexity 30 or another value from 1 on"
         )
-    fewest = 250 if engine == "sklearn" else 1
+    # At 250, where its exaggeration ends, scikit-learn has no divergence yet.
+    fewest = 251 if engine == "sklearn" else 1
     if iterations < fewest:
         raise UsageError(f"the {engine} engine of t-SNE needs at least {fewest} iterations, not {iterations}")
     if len(rows) < _FEWEST_POINTS or rows.shape[1] < 1:

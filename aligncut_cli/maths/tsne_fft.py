@@ -93,7 +93,7 @@ class GridRepulsion:
         self._near = self._far = self._coarsen = torch.empty(0)
 
     def repel(self, coords: Tensor) -> Repulsion:
-        """Sum over all pairs as `repel_exactly` does, in O(n + grid).
+        """Sum over all pairs in O(n + nodes); by `repel_exactly` where there are fewer pairs than nodes.
 
         coords : (d, n) float32
         """
@@ -102,7 +102,10 @@ class GridRepulsion:
         span = float((coords.amax(1, keepdim=True) - low).amax())
         if span == 0.0:
             return Repulsion(torch.full_like(coords[0], n_points), torch.zeros_like(coords), 0.0)
-        self._fit_grid(span)
+        spacing, nodes = self._choose_grid(span)
+        if n_points**2 <= nodes**self._n_dims:
+            return repel_exactly(coords)
+        self._prepare(spacing, nodes)
         # With nodes that stay where they are, the steps descend one smooth approximation of the divergence; nodes
         # that moved with the map's rim would add noise.
         low = (low / self._spacing).floor() * self._spacing
@@ -125,8 +128,8 @@ class GridRepulsion:
             self._spacing,
         )
 
-    def _fit_grid(self, span: float) -> None:
-        """Choose spacing and size for a map of this width, both in coarse steps so that spectra can be kept."""
+    def _choose_grid(self, span: float) -> tuple[float, int]:
+        """Spacing and nodes along an axis for a map of this width, both in coarse steps so that spectra can be kept."""
         finest = _SPACINGS[self._n_dims][0]
         if span < finest * _FEWEST_CELLS:
             halvings = math.ceil(2 * math.log2(finest * _FEWEST_CELLS / span)) / 2
@@ -137,7 +140,10 @@ class GridRepulsion:
             spacing = next((choice for choice in choices if span / choice <= wanted), choices[-1])
             doublings = max(0, math.ceil(4 * math.log2(span / spacing / most))) / 4
             spacing *= 2.0**doublings
-        nodes = 8 * math.ceil((span / spacing + 5) / 8)
+        return spacing, 8 * math.ceil((span / spacing + 5) / 8)
+
+    def _prepare(self, spacing: float, nodes: int) -> None:
+        """Make the spectra of the kernel's parts on this grid, unless they are there."""
         if nodes == self._nodes and spacing == self._spacing:
             return
         self._nodes, self._spacing, self._offset = nodes, spacing, 0.0

@@ -10,7 +10,7 @@ from PIL import Image
 
 from aligncut_cli.console import Console
 from aligncut_cli.errors import BadInput
-from aligncut_cli.models.images import decode_image
+from aligncut_cli.models.images import decode_image, image_exists
 from aligncut_cli.params import RenderParams
 from aligncut_cli.store.folder import file_for_image
 from aligncut_cli.store.nodes import image_slices, require_tokens
@@ -100,7 +100,7 @@ class RenderPhases:
         if self.params.photos is not None:
             folder = Path(self.params.photos)
             places = [folder / f"{self.images['id'][image]}{path.suffix}", folder / path.name, path]
-        found = next((place for place in places if place.is_file()), None)
+        found = next((place for place in places if image_exists(place)), None)
         if found is None:
             self.missing += 1
             return missing_photo(size)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from aligncut_cli.errors import BadInput
@@ -18,3 +20,18 @@ def file_for_image(folder: Path, image_id: str, suffix: str) -> Path:
     path = folder.joinpath(*parts[:-1], parts[-1] + suffix)
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]], *, controls: Sequence[str]) -> None:
+    """Write a table as CSV; a control says so in a column of its own, so that no row can be taken for the real thing.
+
+    rows     : None and NaN become empty cells
+    controls : as in the record of the store that the table is made from
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow([*header, *(["control"] if controls else [])])
+        for row in rows:
+            cells = ["" if value is None or value != value else value for value in row]
+            writer.writerow([*cells, *(["; ".join(controls)] if controls else [])])

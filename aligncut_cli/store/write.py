@@ -31,7 +31,8 @@ class Writer:
     def array(self, name: str) -> zarr.Array[Any]:
         """Return an array, set to write every chunk, so that a missing chunk is always damage."""
         if name not in self._arrays:
-            self._arrays[name] = zarr.open_array(self.path, path=name, mode="r+", config={"write_empty_chunks": True})
+            array = zarr.open_array(self.path, path=name, mode="r+")  # which ignores `config`
+            self._arrays[name] = array.with_config({"write_empty_chunks": True})
         return self._arrays[name]
 
     def write(self, name: str, selection: Any, values: Any) -> None:
