@@ -19,7 +19,7 @@ from PIL import Image
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from aligncut_cli import cli  # noqa: E402
+from aligncut_cli import cli
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 TINY = ["--model", "tiny=vit_tiny_patch16_224@64", "--weights", "random", "--layers", "0-2"]

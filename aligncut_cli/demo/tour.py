@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aligncut_cli.console import Console, format_table
+from aligncut_cli.errors import UsageError
 from aligncut_cli.params import DemoParams
 from aligncut_cli.store.provenance import read_record
 from aligncut_cli.store.run import write_json
@@ -33,9 +34,11 @@ def make_world(folder: Path, params: DemoParams, console: Console) -> None:
     record = folder / WORLD_RECORD
     if record.exists() and json.loads(record.read_text(encoding="utf-8")) == wanted:
         return
-    from aligncut_cli.demo.scenes import write_scenes
+    from aligncut_cli.demo.scenes import TRAINING_SEED, write_scenes
     from aligncut_cli.demo.synthetic_brain import write_responses
 
+    if params.seed == TRAINING_SEED:
+        raise UsageError(f"--seed {TRAINING_SEED} draws the scenes that the models were trained on", do="Give another.")
     console.note(f"drawing {params.images} scenes and asking the synthetic brain about them")
     scenes = write_scenes(folder, params.images, params.seed)
     _write_figure_masks(folder)

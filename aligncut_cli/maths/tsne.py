@@ -27,7 +27,7 @@ ENGINES = ("auto", "fft", "exact", "sklearn")
 
 _FEWEST_POINTS = 5
 # Up to here the sum over all pairs is as fast as the grid, by measurement on one core, and it is exact.
-_EXACT_UP_TO = {2: 700, 3: 2500}
+_EXACT_UP_TO = {2: 700, 3: 1500}
 # scikit-learn's schedule, so that its result is the reference for ours.
 _EXAGGERATION = 12.0
 _EXAGGERATED_ITERATIONS = 250

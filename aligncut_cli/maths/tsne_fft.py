@@ -16,13 +16,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Spacings of the grid in units of the map, finest first. On fitted maps of 1,500 points forces err by 1.5e-3 of their
-# root mean square (2-D), 2e-3, 4e-3 and 8e-3 (3-D), and the divergence reached is 0.3, 0.7, 1.5 and 3 per cent above
-# that of exact forces.
-_SPACINGS = {2: (0.25,), 3: (0.35, 0.42, 0.5)}
-# The finest is taken that needs no more cells along an axis than this (by device and dimension); else the coarsest,
-_WANTED_CELLS = {("cpu", 2): 4096, ("cpu", 3): 144, ("cuda", 2): 4096, ("cuda", 3): 320}
-# or a still coarser one above this many, which bounds the memory: 0.4 GiB in 2-D, 1.2 GiB in 3-D.
+from aligncut_cli.maths.tsne_pairs import NARROW, NearPairs
+
+# Spacings of the grid in units of the map. The fine one has errors of 1e-3 of the forces' root mean square in 2-D and
+# 5e-3 in 3-D. There, from so many cells along an axis on, the near pairs are summed one by one and the grid may be
+# wider, with errors of 5e-3; a map too dense for that has the fine one up to so many cells again, or else the coarse
+# one: 2e-2.
+_FINE = {2: 0.25, 3: 0.35}
+_PAIRS_FROM_CELLS = 64
+_WITH_PAIRS = 0.75
+_FINE_UP_TO_CELLS = 144
+_COARSE = 0.5
+# Cells along an axis at most, which bounds the memory to 0.4 GiB in 2-D and 1.2 GiB in 3-D; a map still wider gets
+# wider ones.
 _MOST_CELLS = {2: 4096, 3: 320}
 # A map narrower than the kernel still gets this many cells, as its forces then vary with its own width.
 _FEWEST_CELLS = 16
@@ -91,6 +97,8 @@ class GridRepulsion:
         self._dof = degrees_of_freedom(n_dims)
         self._nodes, self._spacing, self._offset = 0, 0.0, 0.0
         self._near = self._far = self._coarsen = torch.empty(0)
+        self._pairs = NearPairs(dof=self._dof, device=device)
+        self._with_pairs = False
 
     def repel(self, coords: Tensor) -> Repulsion:
         """Sum over all pairs in O(n + nodes); by `repel_exactly` where there are fewer pairs than nodes.
@@ -102,10 +110,11 @@ class GridRepulsion:
         span = float((coords.amax(1, keepdim=True) - low).amax())
         if span == 0.0:
             return Repulsion(torch.full_like(coords[0], n_points), torch.zeros_like(coords), 0.0)
-        spacing, nodes = self._choose_grid(span)
+        spacing, with_pairs = self._choose_spacing(coords, span)
+        spacing, nodes = self._size_grid(span, spacing)
         if n_points**2 <= nodes**self._n_dims:
             return repel_exactly(coords)
-        self._prepare(spacing, nodes)
+        self._prepare(spacing, nodes, with_pairs=with_pairs)
         # With nodes that stay where they are, the steps descend one smooth approximation of the divergence; nodes
         # that moved with the map's rim would add noise.
         low = (low / self._spacing).floor() * self._spacing
@@ -122,31 +131,37 @@ class GridRepulsion:
             potential, gradient = _interpolate(values, _spline(fraction), _spline_slope(fraction))
             potentials.append(potential)
             gradients.append(gradient)
-        return Repulsion(
-            torch.cat(potentials).add_(self._offset * n_points),
-            torch.cat(gradients, dim=1).div_(self._spacing),
-            self._spacing,
-        )
+        potential = torch.cat(potentials).add_(self._offset * n_points)
+        gradient = torch.cat(gradients, dim=1).div_(spacing)
+        if with_pairs:
+            near_potential, near_gradient = self._pairs.sum(coords)
+            potential += near_potential
+            gradient += near_gradient
+        return Repulsion(potential, gradient, spacing)
 
-    def _choose_grid(self, span: float) -> tuple[float, int]:
-        """Spacing and nodes along an axis for a map of this width, both in coarse steps so that spectra can be kept."""
-        finest = _SPACINGS[self._n_dims][0]
-        if span < finest * _FEWEST_CELLS:
-            halvings = math.ceil(2 * math.log2(finest * _FEWEST_CELLS / span)) / 2
-            spacing = finest * 2.0**-halvings
-        else:
-            choices, most = _SPACINGS[self._n_dims], _MOST_CELLS[self._n_dims]
-            wanted = _WANTED_CELLS.get((self._device.type, self._n_dims), most)
-            spacing = next((choice for choice in choices if span / choice <= wanted), choices[-1])
-            doublings = max(0, math.ceil(4 * math.log2(span / spacing / most))) / 4
-            spacing *= 2.0**doublings
+    def _choose_spacing(self, coords: Tensor, span: float) -> tuple[float, bool]:
+        """Spacing in units of the map, and whether near pairs are summed one by one."""
+        fine = _FINE[self._n_dims]
+        if self._n_dims == 2 or span <= fine * _PAIRS_FROM_CELLS:
+            return fine, False
+        if self._pairs.refresh(coords):
+            return _WITH_PAIRS, True
+        return (fine if span <= fine * _FINE_UP_TO_CELLS else _COARSE), False
+
+    def _size_grid(self, span: float, spacing: float) -> tuple[float, int]:
+        """Spacing, this one if it will do, and nodes along an axis; in coarse steps so that spectra can be kept."""
+        if span < spacing * _FEWEST_CELLS:
+            halvings = math.ceil(2 * math.log2(spacing * _FEWEST_CELLS / span)) / 2
+            spacing *= 2.0**-halvings
+        doublings = max(0, math.ceil(4 * math.log2(span / spacing / _MOST_CELLS[self._n_dims]))) / 4
+        spacing *= 2.0**doublings
         return spacing, 8 * math.ceil((span / spacing + 5) / 8)
 
-    def _prepare(self, spacing: float, nodes: int) -> None:
+    def _prepare(self, spacing: float, nodes: int, *, with_pairs: bool) -> None:
         """Make the spectra of the kernel's parts on this grid, unless they are there."""
-        if nodes == self._nodes and spacing == self._spacing:
+        if (nodes, spacing, with_pairs) == (self._nodes, self._spacing, self._with_pairs):
             return
-        self._nodes, self._spacing, self._offset = nodes, spacing, 0.0
+        self._nodes, self._spacing, self._with_pairs, self._offset = nodes, spacing, with_pairs, 0.0
         if nodes <= _ONE_LEVEL_UP_TO:
             # Only differences of the potential are forces. Where all pairs are close, all kernel values are nearly
             # one and float32 would lose their differences; so what they have in common is left out.
@@ -172,11 +187,14 @@ class GridRepulsion:
         exponent = (self._dof + 1) / 2
         kernel = base**-exponent - self._offset
         if part != "all":
-            # w is a mixture of Gaussians exp(-s r^2 / dof) weighted s^(exponent - 1) exp(-s); the wide ones, s <
-            # split, are far.
-            split = _SPLIT * self._dof / self._spacing**2
+            # w is a mixture of Gaussians exp(-s r^2 / dof) weighted s^(exponent - 1) exp(-s). The wide ones, s <
+            # split, are far, and the narrow ones are summed by pairs.
+            order, split = torch.full_like(base, exponent), _SPLIT * self._dof / self._spacing**2
             share = torch.special.gammaincc if part == "near" else torch.special.gammainc
-            kernel = kernel * share(torch.full_like(base, exponent), split * base)
+            weight = share(order, split * base)
+            if part == "near" and self._with_pairs:
+                weight -= torch.special.gammaincc(order, NARROW * self._dof * base)
+            kernel = kernel * weight
         unfold = torch.arange(size, device=self._device)
         unfold = torch.minimum(unfold, size - unfold)
         for axis in range(self._n_dims):

@@ -26,6 +26,11 @@ class ResponsePaths:
     rois: Path | None = None
     noise_ceiling: Path | None = None
 
+    def are_synthetic(self) -> bool:
+        """Return whether the responses say of themselves that they are computed, by a synthetic.json beside them."""
+        folder = self.responses if self.responses.is_dir() else self.responses.parent
+        return (folder / "synthetic.json").exists()
+
     def as_input(self) -> InputRecord:
         """Return the record of these files, by content."""
         given = [path for path in (self.responses, self.image_ids, self.rois, self.noise_ceiling) if path is not None]

@@ -70,7 +70,8 @@ class AlignPhases:
         options: RunOptions,
         console: Console,
     ) -> None:
-        self.work, self.source, self.params, self.console = work, source, params, console
+        self.work, self.source, self.paths = work, source, paths
+        self.params, self.console = params, console
         self.device = resolve_device(options.device)
         self.axes = source.axes
         self.responses: Responses = load_responses(
@@ -425,7 +426,7 @@ class AlignPhases:
             models=self.axes.names,
             summary=summary,
             controls=controls,
-            responses=dict(self.responses.record),
+            responses=dict(self.responses.record) | {"synthetic": self.paths.are_synthetic()},
             fits=fits,
         )
         for line in format_scores(summary):
@@ -460,6 +461,7 @@ class AlignPhases:
             "test_images": len(self.split.test),
             "voxels": self.responses.shape[1],
             "control": self.params.control,
+            "synthetic": self.paths.are_synthetic(),
             "median_r": float(np.median(read["seed_r"][0])),
             "median_ridge_r": float(np.median(read["ridge_r"])),
             "scores": table,
@@ -474,6 +476,8 @@ def format_scores(summary: Mapping[str, Any]) -> list[str]:
     rows = [[name, *(scores[column] for column in columns)] for name, scores in summary["scores"].items()]
     used = [i for i in range(len(columns)) if any(row[i + 1] is not None for row in rows)]
     title = f"held-out images: {summary['test_images']:,}"
+    if summary["synthetic"]:
+        title += "; SYNTHETIC responses, computed and not recorded"
     if summary["control"] != "none":
         title += f"; CONTROL: {summary['control']} targets, not the responses"
     table = format_table(

@@ -10,7 +10,7 @@ import csv
 import itertools
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,15 @@ from aligncut_cli.viz.page import finite
 Block = dict[str, Any]
 MOST_ROWS = 2000
 MOST_FIGURES = 24
+CAPTIONS = {
+    ("concepts", "magnitude"): (
+        "Strength and spread of activations",
+        "Each point is one voxel: how strongly a concept excites it, and how much that varies. A negative rho means "
+        "that what is strong varies little, as the paper found.",
+    ),
+    ("concepts", "patches"): ("Patches nearest to each concept", "What the patches in one concept look like."),
+    ("concepts", "rois"): ("Brain areas that each concept excites", "Mean activation by concept and area."),
+}
 
 
 def name_of(store: Store) -> str:
@@ -64,7 +73,7 @@ def make_sections(stores: Sequence[Store], staging: Path) -> list[dict[str, Any]
             "activations",
             "Activations of brain areas",
             "What object and background patches would excite, layer by layer and area by area.",
-            describe_folder,
+            describe_activations,
             lambda store: store.record.get("stage") == "activations",
         ),
         (
@@ -251,11 +260,85 @@ def describe_alignment(store: Store, files: Files) -> list[Block]:
     ]
 
 
+# ---- activations
+
+
+def describe_activations(store: Store, files: Files) -> list[Block]:
+    """Object minus background per slot and ROI as a heat map, both against layer as curves; then what else is there."""
+    path = store.path / "activations.csv"
+    if not path.exists():
+        return describe_folder(store, files)
+    with path.open(newline="", encoding="utf-8") as stream:
+        table = list(csv.DictReader(stream))
+    needed = {"model", "layer", "roi", "foreground", "background", "difference"}
+    if not table or not needed <= set(table[0]):
+        return describe_folder(store, files)
+    models, rois = (list(dict.fromkeys(row[name] for row in table)) for name in ("model", "roi"))
+    found = {(row["model"], row["layer"], row["roi"]): row for row in table}
+    slots = list(dict.fromkeys((row["model"], row["layer"]) for row in table))
+
+    def values(name: str, places: Sequence[tuple[str, str, str]]) -> list[float | None]:
+        cells = [_number(found[place][name]) if place in found else None for place in places]
+        return [float(x) if isinstance(x, int | float) else None for x in cells]
+
+    difference = [values("difference", [(*slot, roi) for roi in rois]) for slot in slots]
+    reach = max((abs(x) for row in difference for x in row if x is not None), default=0.0) or 1.0
+    blocks: list[Block] = [
+        {
+            "kind": "matrix",
+            "title": "Object minus background",
+            "about": "How much more an area would respond to object patches than to background patches, by layer.",
+            "rows": [f"{model}:{layer}" for model, layer in slots],
+            "columns": rois,
+            "values": difference,
+            "low": -reach,
+            "high": reach,
+            "digits": 2 if reach >= 1 else 3,
+        }
+    ]
+    for model in models:
+        layers = [layer for name, layer in slots if name == model]
+        panels: list[dict[str, Any]] = []
+        for roi in rois:
+            places = [(model, layer, roi) for layer in layers]
+            series = [
+                {"name": title, "style": "line", "y": values(name, places), "spread": values(f"{name} error", places)}
+                for name, title in (("foreground", "object"), ("background", "background"))
+                if f"{name} error" in table[0]
+            ]
+            panels.append({"title": roi, "x": layers, "series": series})
+        known = [x for panel in panels for line in panel["series"] for x in line["y"] if x is not None]
+        blocks.append(
+            {
+                "kind": "curves",
+                "title": f"Activation of every area, {model}",
+                "about": "Mean over object and over background patches of all photos; the band is the standard error.",
+                "xLabel": "layer",
+                "yLabel": "activation",
+                "low": -_round_up(-min(known, default=0.0)) if min(known, default=0.0) < 0 else 0,
+                "high": _round_up(max(map(abs, known), default=1.0)),
+                "panels": panels,
+                "folded": model != models[0],
+            }
+        )
+    drawn = {"activations.png", "difference.png"}
+    return blocks + describe_folder(store, files, leave_out=drawn)
+
+
+def _round_up(value: float) -> float:
+    """Return the next number with one digit, so that an axis has round ends."""
+    step = 10.0 ** math.floor(math.log10(max(value, 1e-9)))
+    return math.ceil(value / step) * step
+
+
 # ---- folders of CSV and pictures
 
 
-def describe_folder(store: Store, files: Files) -> list[Block]:
-    """Every CSV as a heat map where it is a square of like rows and columns, else as a table; every PNG as it is."""
+def describe_folder(store: Store, files: Files, leave_out: Collection[str] = ()) -> list[Block]:
+    """Every CSV as a heat map where it is a square of like rows and columns, else as a table; every PNG as it is.
+
+    leave_out : names of pictures that are drawn otherwise
+    """
     blocks: list[Block] = []
     found = sorted(path for path in store.path.rglob("*") if path.is_file() and path.name != FOLDER_RECORD)
     squares = []
@@ -269,7 +352,7 @@ def describe_folder(store: Store, files: Files) -> list[Block]:
     squares.sort(key=lambda square: "before" not in square[0])
     if squares:
         blocks = [_square_block(squares, store), *blocks]
-    pictures = [p for p in found if p.suffix.lower() == ".png"]
+    pictures = [p for p in found if p.suffix.lower() == ".png" and p.name not in leave_out]
     if squares and store.record.get("stage") == "compare":
         pictures = []  # the same heat maps, drawn above
     if store.record.get("stage") == "render":
@@ -283,6 +366,7 @@ def describe_folder(store: Store, files: Files) -> list[Block]:
 
 def _figure(path: Path, store: Store, files: Files) -> Block:
     title = path.relative_to(store.path).with_suffix("").as_posix().replace("-", " ").replace("_", " ")
+    title, about = CAPTIONS.get((str(store.record.get("stage")), title), (title, ""))
     try:
         with Image.open(path) as picture:
             width, height = picture.size
@@ -291,8 +375,9 @@ def _figure(path: Path, store: Store, files: Files) -> Block:
     return {
         "kind": "figure",
         "title": title,
+        "about": about,
         "file": files.copy(path, "figures"),
-        "alt": f"Picture {title}, made by aligncut {store.record.get('stage')}.",
+        "alt": f"{title}, drawn by aligncut {store.record.get('stage')}. {about}".strip(),
         "width": width,
         "height": height,
     }

@@ -9,7 +9,7 @@ from scipy import sparse
 from sklearn.manifold import trustworthiness
 
 from aligncut_cli.errors import BadInput, UsageError
-from aligncut_cli.maths import tsne, tsne_fft
+from aligncut_cli.maths import tsne
 from aligncut_cli.maths.tsne import (
     Affinities,
     TsneFit,
@@ -174,7 +174,6 @@ def test_the_divergence_in_three_dimensions_is_below_scikit_learns() -> None:
 
 
 def test_the_grid_in_three_dimensions_reaches_the_divergence_of_exact_forces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tsne_fft, "_SPACINGS", {3: (0.5,)})
     points = clusters(1000)
     exact = fit(points, n_dims=3, engine="exact", perplexity=20.0, iterations=200)
     spacings = []
@@ -184,7 +183,7 @@ def test_the_grid_in_three_dimensions_reaches_the_divergence_of_exact_forces(mon
     )
     found = fit(points, n_dims=3, engine="fft", perplexity=20.0, iterations=200)
     assert np.mean(np.array(spacings) > 0) > 0.9, "the grid should have been used"
-    assert found.kl_divergence == pytest.approx(exact.kl_divergence, rel=0.03)
+    assert found.kl_divergence == pytest.approx(exact.kl_divergence, rel=0.02)
 
 
 def test_scikit_learns_divergence_of_a_map_is_ours() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from aligncut_cli.maths import tsne_fft
+from aligncut_cli.maths import tsne_fft, tsne_pairs
 from aligncut_cli.maths.tsne_fft import GridRepulsion, degrees_of_freedom, repel_exactly
 
 
@@ -39,32 +39,53 @@ def test_the_exact_sum_is_the_definition(n_dims: int, span: float) -> None:
 
 @pytest.mark.parametrize("n_dims", [2, 3])
 @pytest.mark.parametrize("span", [1e-4, 3e-3, 0.1, 1.0, 4.0, 5.7, 8.0, 11.0, 12.5, 25.0])
-def test_forces_on_the_grid_are_within_four_thousandths_of_the_exact_sum(n_dims: int, span: float) -> None:
+def test_forces_on_the_grid_are_within_five_thousandths_of_the_exact_sum(n_dims: int, span: float) -> None:
     coords = cloud(n_dims, 1000, span)
     potential, gradient = sum_pairs_by_definition(coords)
     found = GridRepulsion(n_dims=n_dims, device=coords.device).repel(coords)
     assert found.spacing > 0, "the grid should have been used"
-    assert relative_error(found.gradient, gradient) < 4e-3
+    assert relative_error(found.gradient, gradient) < 5e-3
     normaliser = float(potential.sum()) - coords.shape[1]
-    assert float(found.potential.double().sum()) - coords.shape[1] == pytest.approx(normaliser, rel=3e-4)
+    assert float(found.potential.double().sum()) - coords.shape[1] == pytest.approx(normaliser, rel=1e-3)
 
 
-def test_each_spacing_in_three_dimensions_keeps_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    coords = cloud(3, 1500, 30.0)
+def thin_map(n_points: int, span: float) -> torch.Tensor:
+    """A 3-D map as they come out: points about one apart, in ten clouds, with a few on their own."""
+    generator = torch.Generator().manual_seed(0)
+    centres = (torch.rand(3, 10, generator=generator) - 0.5) * span * 0.7
+    coords = centres[:, torch.randint(10, (n_points,), generator=generator)]
+    return coords + 3.5 * torch.randn(3, n_points, generator=generator)
+
+
+def test_with_near_pairs_the_grid_may_be_wide() -> None:
+    coords = thin_map(3000, 50.0)
+    potential, gradient = sum_pairs_by_definition(coords)
+    found = GridRepulsion(n_dims=3, device=coords.device).repel(coords)
+    assert found.spacing == tsne_fft._WITH_PAIRS
+    assert relative_error(found.gradient, gradient) < 7e-3
+    normaliser = float(potential.sum()) - coords.shape[1]
+    assert float(found.potential.double().sum()) - coords.shape[1] == pytest.approx(normaliser, rel=1e-3)
+
+
+def test_a_map_too_dense_for_pairs_has_a_finer_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    coords = thin_map(2500, 40.0)
     _, gradient = sum_pairs_by_definition(coords)
-    for spacing, most in ((0.35, 4e-3), (0.42, 7e-3), (0.5, 1.5e-2)):
-        monkeypatch.setattr(tsne_fft, "_SPACINGS", {3: (spacing,)})
-        found = GridRepulsion(n_dims=3, device=coords.device).repel(coords)
-        assert found.spacing == spacing, "the grid should have been used"
-        assert relative_error(found.gradient, gradient) < most
+    monkeypatch.setattr(tsne_pairs, "_MOST_CANDIDATES", 1)
+    found = GridRepulsion(n_dims=3, device=coords.device).repel(coords)
+    assert found.spacing == tsne_fft._FINE[3]
+    assert relative_error(found.gradient, gradient) < 6e-3
+    monkeypatch.setattr(tsne_fft, "_FINE_UP_TO_CELLS", 100)
+    found = GridRepulsion(n_dims=3, device=coords.device).repel(coords)
+    assert found.spacing == tsne_fft._COARSE
+    assert relative_error(found.gradient, gradient) < 2e-2
 
 
 def test_a_wide_map_gets_a_coarser_grid_of_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tsne_fft, "_MOST_CELLS", {3: 64})
-    grid = GridRepulsion(n_dims=3, device=torch.device("cpu"))
+    monkeypatch.setattr(tsne_fft, "_MOST_CELLS", {2: 64})
+    grid = GridRepulsion(n_dims=2, device=torch.device("cpu"))
     spacings = set()
     for span in torch.linspace(40, 60, 41).tolist():
-        found = grid.repel(cloud(3, 800, span))
+        found = grid.repel(cloud(2, 200, span))
         assert grid._nodes <= 64 + 16
         spacings.add(found.spacing)
     assert len(spacings) <= 4, "the spectra should be kept for many steps"
@@ -72,7 +93,7 @@ def test_a_wide_map_gets_a_coarser_grid_of_bounded_size(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("n_dims", [2, 3])
 def test_a_grid_that_was_used_for_another_map_gives_the_same_bytes(n_dims: int) -> None:
-    first, second = cloud(n_dims, 800, 20.0), cloud(n_dims, 800, 3.0, seed=1)
+    first, second = cloud(n_dims, 2000, 40.0), cloud(n_dims, 2000, 3.0, seed=1)
     used = GridRepulsion(n_dims=n_dims, device=first.device)
     for coords in (first, second, first):
         fresh = GridRepulsion(n_dims=n_dims, device=first.device)

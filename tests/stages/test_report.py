@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import json
 import re
 import shutil
@@ -268,6 +269,8 @@ def findings(tmp_path_factory: pytest.TempPathFactory, photos: Path, features: P
         done("transitions", tsne, "-o", folder / "x.zarr", "--along", "tiny", "--masks", masks, "--concepts", 3),
         done("render", tsne, "-o", folder / "pictures", "--images", 2),
     ]
+    act = ["--alignment", stores[0], "--masks", masks]
+    stores.append(done("activations", features, "-o", folder / "activations", *act))
     return done("report", eigs, tsne, *stores, "-o", folder / "page")
 
 
@@ -297,6 +300,20 @@ def test_bars_are_means_over_the_voxels_of_each_roi_beside_the_ceiling(findings:
     np.testing.assert_allclose(bars["values"], [r2[:3].mean(), r2[4:6].mean(), r2.mean()], rtol=1e-4)
     assert [mark["name"] for mark in bars["marks"]] == ["noise ceiling", "ridge regression"]
     np.testing.assert_allclose(bars["marks"][0]["values"], 0.5)
+
+
+def test_activations_are_shown_by_slot_and_roi(findings: Path) -> None:
+    with (findings.parent / "activations" / "activations.csv").open() as stream:
+        rows = {(row["model"], row["layer"], row["roi"]): row for row in csv.DictReader(stream)}
+    matrix, first, second = blocks_of(findings, "activations")[:3]
+    for slot, values in zip(matrix["rows"], matrix["values"], strict=True):
+        expected = [float(rows[(*slot.split(":"), roi)]["difference"]) for roi in matrix["columns"]]
+        np.testing.assert_allclose(values, expected)
+    assert first["folded"] is False
+    assert second["folded"] is True
+    panel = first["panels"][1]
+    expected = [float(rows["tiny", str(layer), panel["title"]]["background"]) for layer in range(3)]
+    np.testing.assert_allclose(panel["series"][1]["y"], expected)
 
 
 def test_slots_are_compared_in_the_order_of_the_csv(findings: Path) -> None:

@@ -4,7 +4,7 @@
 (() => {
   const { element, svg, number } = aligncut;
 
-  const fixed = (value) => (value === null ? "–" : value.toFixed(2));
+  const fixed = (value, digits) => (value === null ? "–" : value.toFixed(digits ?? 2));
 
   const frame = (block, ...content) =>
     element("figure", { class: `block ${block.kind}` }, element("h4", {}, block.title), block.about ? element("p", { class: "quiet" }, block.about) : null, ...content);
@@ -122,7 +122,7 @@
         {},
         element("th", { scope: "row" }, panel.rows[i]),
         ...row.map((value, j) => {
-          const cell = element("td", { title: `${panel.rows[i]} – ${panel.columns[j]}: ${number(value)}` }, fixed(value));
+          const cell = element("td", { title: `${panel.rows[i]} – ${panel.columns[j]}: ${number(value)}` }, fixed(value, block.digits));
           if (value !== null) {
             const { fill, ink } = aligncut.cellColour(value, block.low, block.high);
             cell.style.background = fill;
@@ -141,7 +141,7 @@
     const stops = Array.from({ length: 9 }, (_, i) => aligncut.cellColour(block.low + ((block.high - block.low) * i) / 8, block.low, block.high).fill);
     const bar = element("span", { class: "scale-bar", "aria-hidden": "true" });
     bar.style.background = `linear-gradient(to right, ${stops.join(",")})`;
-    return element("p", { class: "scale" }, number(block.low, 1), bar, number(block.high, 1));
+    return element("p", { class: "scale" }, number(block.low, block.digits ?? 1), bar, number(block.high, block.digits ?? 1));
   };
 
   const matrix = (block) => {
