@@ -14,8 +14,7 @@ from torch import Tensor
 # dropped, which takes 3e-4 off the sum of the kernel over a fitted map.
 NARROW = 0.5
 REACH = 3.0
-# A list of pairs also has those that are this much beyond the reach, and is kept until some point has moved half of
-# it.
+# A list of pairs also has those that are this much beyond the reach, and is kept until others may be within it.
 _SKIN = 0.5
 # Pairs to look at per point, at most; a denser map is narrow enough for a fine grid.
 _MOST_CANDIDATES = 256
@@ -53,8 +52,11 @@ class NearPairs:
         coords : (d, n) float32
         """
         if self._built_at is not None and self._built_at.shape == coords.shape:
-            moved = (coords - self._built_at).square().sum(0).amax().sqrt()
-            if float(moved) < _SKIN / 2:
+            # A map mostly grows. Points at s y + e, |e| <= rest, that are within the reach were at (reach + 2 rest) /
+            # s or less.
+            growth = ((coords * self._built_at).sum() / self._built_at.square().sum()).clamp(min=1.0)
+            rest = (coords - growth * self._built_at).square().sum(0).amax().sqrt()
+            if bool((REACH + 2 * rest) / growth <= REACH + _SKIN):
                 return True
         pairs = find_near_pairs(coords, REACH + _SKIN, most_candidates=_MOST_CANDIDATES * coords.shape[1])
         self._built_at = None if pairs is None else coords.clone()

@@ -1,0 +1,95 @@
+"""The demo from end to end: its world's known truth is recovered, with margins taken from seeds 0, 1 and 2."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from aligncut_cli.maths.grid import weigh_tokens_by_class
+from aligncut_cli.maths.segmentation import ClassCentres, OracleScore
+from tests.conftest import Result, aligncut
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    folder = tmp_path_factory.mktemp("demo") / "demo"
+    result = aligncut("demo", folder, "--images", 120, "--json")
+    assert result.code == 0, result.err
+    return folder, result
+
+
+def found(demo: tuple[Path, Result]) -> dict:
+    return json.loads(demo[1].out)
+
+
+def test_every_command_is_printed_as_a_user_would_type_it(demo: tuple[Path, Result]) -> None:
+    folder, result = demo
+    typed = [line for line in result.err.splitlines() if line.startswith("$ aligncut ")]
+    assert [line.split()[2] for line in typed[:2]] == ["extract", "align"]
+    assert len(typed) >= 12
+    again = aligncut(*typed[0].split()[2:])
+    assert "up to date" in again.err
+    assert "SYNTHETIC" in result.err
+    assert (folder / "report" / "index.html").exists()
+
+
+def test_the_brain_is_predicted_and_the_shuffled_control_is_not(demo: tuple[Path, Result]) -> None:
+    scores, control = found(demo)["brain"], found(demo)["control_r2"]
+    assert scores["PPA"]["r2_of_ceiling"] > 0.5
+    assert scores["V4"]["r2_of_ceiling"] > 0.2
+    assert scores["all"]["r2"] > control + 0.1
+    assert control < 0.02
+
+
+def test_models_agree_on_a_token_only_after_alignment(demo: tuple[Path, Result]) -> None:
+    means = found(demo)["between_models"]
+    assert abs(means["before"]) < 0.05
+    assert means["after"] > means["before"] + 0.05
+
+
+def test_figure_and_ground_part_better_than_by_colour_and_by_other_masks(demo: tuple[Path, Result]) -> None:
+    scores = found(demo)["figure"]
+    best = max(max(layers) for layers in scores["miou"]["after"].values())
+    assert best > scores["shuffled"] + 0.05
+    assert best > score_of_colours(demo[0] / "world") + 0.03
+
+
+def score_of_colours(world: Path) -> float:
+    """The same oracle on the mean colour of every patch, centred, in place of eigenvectors."""
+    names = sorted(path.name for path in (world / "figure").glob("*.png"))
+    masks = [np.asarray(Image.open(world / "figure" / name)).astype(np.int16) for name in names]
+    colours = []
+    for name in names:
+        pixels = np.asarray(Image.open(world / "images" / name).convert("RGB"), dtype=np.float64)
+        colours.append(pixels.reshape(14, 8, 14, 8, 3).mean(axis=(1, 3)).reshape(196, 3))
+    mean = np.concatenate(colours).mean(axis=0)
+    rows = [(values - mean)[None] for values in colours]
+    centres = ClassCentres(1, 2, 3)
+    for values, mask in zip(rows, masks, strict=True):
+        centres.add(values, weigh_tokens_by_class(mask, (14, 14), n_classes=2))
+    score = OracleScore(centres.finish(), thresholds=np.linspace(0, 1, 10), grid=(14, 14), resolution="tokens")
+    for values, mask in zip(rows, masks, strict=True):
+        score.add(values, mask)
+    return float(score.finish().best_miou[0])
+
+
+def test_a_second_run_answers_from_the_stores(demo: tuple[Path, Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    from aligncut_cli.stages import eigs_phases, extract_phases
+
+    monkeypatch.setattr(extract_phases, "ExtractPhases", None)
+    monkeypatch.setattr(eigs_phases, "EigsPhases", None)
+    again = aligncut("demo", demo[0], "--images", 120, "--json")
+    assert again.code == 0, again.err
+    assert json.loads(again.out)["brain"] == found(demo)["brain"]
+
+
+def test_the_seed_of_the_training_scenes_is_refused(tmp_path: Path) -> None:
+    from aligncut_cli.demo.scenes import TRAINING_SEED
+
+    result = aligncut("demo", tmp_path / "d", "--seed", TRAINING_SEED)
+    assert result.code == 2
+    assert "trained on" in result.err
