@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import timm
+from PIL import Image
 from safetensors.torch import save_file
 
 from tests.conftest import aligncut, make_photos
@@ -38,6 +39,12 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "responses").mkdir()
     responses = np.random.default_rng(0).standard_normal((12, 20)).astype(np.float32)
     np.save(folder / "responses" / "responses.npy", responses)
+    (folder / "masks").mkdir()
+    for photo in (folder / "photos").glob("*.png"):
+        with Image.open(photo) as picture:
+            mask = np.zeros(picture.size[::-1], dtype=np.uint8)
+        mask[:, : mask.shape[1] // 2] = 1
+        Image.fromarray(mask).save(folder / "masks" / photo.name)
     model = timm.create_model("vit_small_patch16_224", num_classes=0)
     save_file(model.state_dict(), folder / "checkpoint.safetensors")
     return folder
@@ -51,7 +58,7 @@ def test_every_command_block_runs(desk: Path, monkeypatch: pytest.MonkeyPatch) -
         for command in line.split("|"):
             words = shlex.split(command)
             assert words[0] == "aligncut", line
-            words = [STAND_INS.get(word, word) for word in words[1:]]
+            words = [re.sub(r"^(clip|dino|mae)(?=$|:)", lambda name: STAND_INS[name[1]], word) for word in words[1:]]
             if "--basis" not in words:
                 words += SMALLER.get(words[0], [])
             result = aligncut(*words, stdin=path)
