@@ -27,7 +27,7 @@ _PAIRS_FROM_CELLS = 64
 _WITH_PAIRS = 0.75
 _FINE_UP_TO_CELLS = 144
 _COARSE = 0.5
-# Cells along an axis at most, which bounds the memory to 0.4 GiB in 2-D and 1.2 GiB in 3-D; a map still wider gets
+# Cells along an axis at most, which bounds the memory to 1 GiB in 2-D and 2 GiB in 3-D; a map still wider gets
 # wider ones.
 _MOST_CELLS = {2: 4096, 3: 320}
 # A map narrower than the kernel still gets this many cells, as its forces then vary with its own width.

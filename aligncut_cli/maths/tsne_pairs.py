@@ -14,14 +14,15 @@ from torch import Tensor
 # dropped, which takes 3e-4 off the sum of the kernel over a fitted map.
 NARROW = 0.5
 REACH = 3.0
-# A list of pairs also has those that are this much beyond the reach, and is kept until others may be within it.
+# A list of pairs also has those that are this much beyond the reach, and is kept until some point has moved half of
+# it.
 _SKIN = 0.5
 # Pairs to look at per point, at most; a denser map is narrow enough for a fine grid.
 _MOST_CANDIDATES = 256
 _MOST_CELLS = 128
 _TABLE = 1 << 16
 # Pairs in a block: on a CPU they stay in its cache.
-_BLOCK = {"cpu": 1 << 16, "cuda": 1 << 24}
+_BLOCK = {"cpu": 1 << 17, "cuda": 1 << 24}
 
 
 class NearPairs:
@@ -52,11 +53,8 @@ class NearPairs:
         coords : (d, n) float32
         """
         if self._built_at is not None and self._built_at.shape == coords.shape:
-            # A map mostly grows. Points at s y + e, |e| <= rest, that are within the reach were at (reach + 2 rest) /
-            # s or less.
-            growth = ((coords * self._built_at).sum() / self._built_at.square().sum()).clamp(min=1.0)
-            rest = (coords - growth * self._built_at).square().sum(0).amax().sqrt()
-            if bool((REACH + 2 * rest) / growth <= REACH + _SKIN):
+            moved = (coords - self._built_at).square().sum(0).amax().sqrt()
+            if float(moved) < _SKIN / 2:
                 return True
         pairs = find_near_pairs(coords, REACH + _SKIN, most_candidates=_MOST_CANDIDATES * coords.shape[1])
         self._built_at = None if pairs is None else coords.clone()
@@ -119,14 +117,17 @@ def find_near_pairs(coords: Tensor, reach: float, *, most_candidates: int) -> Te
         return None
     placed = coords[:, order]
     found = []
-    block = max(1, (1 << 21) * n_points // max(1, candidates))
+    block = max(1, _BLOCK.get(device.type, 1 << 24) * n_points // max(1, candidates))
     for start in range(0, n_points, block):
         runs = lengths[start : start + block]
         offset = begins[start : start + block].reshape(-1) - (runs.reshape(-1).cumsum(0) - runs.reshape(-1))
         first = torch.repeat_interleave(place[start : start + block], runs.sum(1))
         second = torch.repeat_interleave(offset, runs.reshape(-1))
         second += torch.arange(len(second), device=device)
-        square = sum((along[first] - along[second]).square_() for along in placed)
-        near = square <= reach**2
+        square = torch.zeros_like(first, dtype=coords.dtype)
+        for along in placed:
+            apart = torch.index_select(along, 0, first).sub_(torch.index_select(along, 0, second))
+            square.addcmul_(apart, apart)
+        near = (square <= reach**2).nonzero()[:, 0]
         found.append(torch.stack([order[first[near]], order[second[near]]]).to(torch.int32))
     return torch.cat(found, dim=1)

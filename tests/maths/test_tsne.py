@@ -153,13 +153,13 @@ def test_blocks_of_edges_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(tsne.attract(coords, affinities), whole, rtol=1e-5, atol=1e-6)
 
 
-def test_the_divergence_in_two_dimensions_is_that_of_scikit_learn() -> None:
+def test_the_divergence_in_two_dimensions_is_at_most_that_of_scikit_learn() -> None:
     points = clusters(600)
     reference = fit(points, engine="sklearn", perplexity=20.0, iterations=500)
     for engine in ("fft", "exact"):
         found = fit(points, engine=engine, perplexity=20.0, iterations=500)
         assert found.engine == engine
-        assert found.kl_divergence == pytest.approx(reference.kl_divergence, rel=0.03)
+        assert 0.9 * reference.kl_divergence < found.kl_divergence < 1.01 * reference.kl_divergence
         ours = trustworthiness(points, found.coords, n_neighbors=10)
         assert ours > trustworthiness(points, reference.coords, n_neighbors=10) - 0.01
 

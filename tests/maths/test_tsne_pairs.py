@@ -29,7 +29,7 @@ def test_every_pair_within_reach_is_found_once(n_dims: int, span: float, reach: 
 
 
 def test_blocks_of_points_do_not_change_the_pairs() -> None:
-    # 9 million candidates make five blocks.
+    # 9 million candidates make seventy blocks.
     coords = cloud(3, 4000, 6.0)
     found = find_near_pairs(coords, 3.0, most_candidates=10**8)
     assert found is not None
