@@ -62,16 +62,20 @@ def done(*args: object, stdin: str = "") -> Path:
 
 
 def spawn(args: Sequence[object], *, kill_after: int | None = None, **more: object) -> subprocess.Popen[str]:
-    """Start the command line in a process of its own, which may kill itself at its n-th file operation."""
+    """Start the command line in a process of its own, which may kill itself at its n-th file operation.
+
+    At its end it says on stderr how many file operations there were in the place of work.
+    """
     hook = f"""
-import os, signal, sys
-left = {kill_after}
+import atexit, os, signal, sys
+count = 0
 def watch(event, args):
-    global left
-    if left is not None and event in ("open", "os.rename", "os.mkdir", "os.remove") and ".wip" in str(args[0]):
-        left -= 1
-        if left <= 0:
+    global count
+    if event in ("open", "os.rename", "os.mkdir", "os.remove") and ".wip" in str(args[0]):
+        count += 1
+        if count == {kill_after}:
             os.kill(os.getpid(), signal.SIGKILL)
+atexit.register(lambda: print("file operations:", count, file=sys.stderr))
 sys.addaudithook(watch)
 sys.argv = ["aligncut", *{[str(arg) for arg in args]!r}]
 from aligncut_cli.cli import main

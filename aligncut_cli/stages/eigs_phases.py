@@ -105,12 +105,7 @@ class EigsPhases:
             axes = self.axes[model]
             row = axes.n_tokens * self.params.n_eig * 4
             self.images_per_block[model] = max(read, images_per_chunk(row, axes.n_images, target=BLOCK_BYTES))
-        blocks, group_of = [], []
-        for index, (_, slots) in enumerate(self.groups):
-            part = self.axes.blocks(slots, self.images_per_block)
-            blocks += part
-            group_of += [index] * len(part)
-        return blocks, group_of
+        return self.axes.group_blocks(self.groups, self.images_per_block)
 
     def _search_method(self, sizes: list[int]) -> str:
         return choose_search(

@@ -68,11 +68,7 @@ class TsnePhases:
             )
             for model in self.axes.models
         }
-        self.blocks, self.group_of = [], []
-        for index, (_, slots) in enumerate(self.groups):
-            part = self.axes.blocks(slots, self.images_per_block)
-            self.blocks += part
-            self.group_of += [index] * len(part)
+        self.blocks, self.group_of = self.axes.group_blocks(self.groups, self.images_per_block)
         plan = Plan(
             phases={"create": 1, "sample": 1, "fit": len(self.groups), "place": len(self.blocks)},
             memory=PROCESS_BYTES + self.n_sample * (BYTES_PER_POINT + 8 * self.n_eig),

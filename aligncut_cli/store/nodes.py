@@ -126,6 +126,13 @@ class NodeAxes:
             for images in image_slices(self[slot.model].n_images, images_per_block[slot.model])
         ]
 
+    def group_blocks(
+        self, groups: Sequence[tuple[str, Sequence[Slot]]], images_per_block: Mapping[str, int]
+    ) -> tuple[list[Block], list[int]]:
+        """Cut every group's slots into blocks, in order; returns the blocks and the group of each."""
+        parts = [self.blocks(slots, images_per_block) for _, slots in groups]
+        return [block for part in parts for block in part], [i for i, part in enumerate(parts) for _ in part]
+
     def n_group_nodes(self, slots: Sequence[Slot]) -> int:
         """Return how many nodes some slots have."""
         return sum(self[slot.model].n_images * self[slot.model].n_tokens for slot in slots)

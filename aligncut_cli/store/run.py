@@ -116,6 +116,8 @@ class Work:
                     _remove(entry)
             self.differences = []
             write_json(self.wip / "record.json", self.identity.record() | {"created": now()})
+        for fragment in self.wip.rglob("*.partial"):  # what a killed process was in the middle of writing
+            fragment.unlink()
 
     def _replaceable(self) -> bool:
         """Return whether the output may be made anew; sets `complete` where it is up to date."""

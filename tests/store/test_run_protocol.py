@@ -35,21 +35,29 @@ def test_ten_kills_leave_the_bytes_of_an_uninterrupted_run(
     command = stage_command(stage, photos, features, eigs)
     whole = tmp_path / "whole.zarr"
     process = spawn([*command, "-o", whole])
-    assert process.communicate()[1] is not None
-    assert process.returncode == 0
+    _, err = process.communicate()
+    assert process.returncode == 0, err
+    operations = int(err.rpartition("file operations: ")[2])
     rng = np.random.default_rng(len(stage))
-    killed = tmp_path / "killed.zarr"
-    kills = 0
-    while not killed.exists():
-        process = spawn([*command, "-o", killed], kill_after=int(rng.integers(1, 40)) if kills < 10 else None)
+    kills, attempt, phases = 0, 0, set()
+    while kills < 10:
+        # A store that was finished between two kills is compared, and the next kill strikes a new one.
+        killed = tmp_path / f"killed-{attempt}.zarr"
+        process = spawn([*command, "-o", killed], kill_after=int(rng.integers(1, operations)))
         _, err = process.communicate()
         assert process.returncode in (0, -signal.SIGKILL), err
         if process.returncode:
             kills += 1
-            assert not killed.exists() or killed.joinpath("zarr.json").exists()
-    assert kills >= 3
+            done_folder = tmp_path / f"killed-{attempt}.zarr.wip" / "done"
+            phases |= {marker.name.partition(".")[0] for marker in done_folder.glob("*")}
+        else:
+            assert array_bytes(killed) == array_bytes(whole)
+            attempt += 1
+    killed = tmp_path / f"killed-{attempt}.zarr"
+    done(*command, "-o", killed)
     assert array_bytes(killed) == array_bytes(whole)
-    assert not (tmp_path / "killed.zarr.wip").exists()
+    assert not (tmp_path / f"killed-{attempt}.zarr.wip").exists()
+    assert len(phases) > 1, "every kill struck before the first block"
 
 
 def test_a_resumed_run_computes_only_blocks_without_marker(tmp_path: Path, features: Path, monkeypatch) -> None:
