@@ -11,20 +11,21 @@ import torch
 from numpy.typing import NDArray
 
 from aligncut_cli.errors import AlignCutError, BadInput, OutOfResources
-from aligncut_cli.maths.affinity import affinity, affinity_from_cosine_
+from aligncut_cli.maths.affinity import affinity, affinity_from_cosine_, inner_products
 
 # Up to here LAPACK on the whole float64 matrix is as fast as iterating and needs no thought.
 _DENSE_UP_TO = 1500
-# Up to here float64 costs seconds at most; beyond, float32 entries halve time and memory, and products sum in blocks.
-_FLOAT64_UP_TO = 10_000
-_TILE = 2048
-# ||S x - lambda x|| that every eigenvector must reach, and what is aimed at where rounding allows.
+_TILE = 1024
+# ||S x - lambda x|| that every eigenvector must reach.
 RESIDUAL_LIMIT = 1e-5
-_AIM = {torch.float64: 1e-10, torch.float32: 2e-7}
+# What is aimed at with sums in float32, and then with sums in float64, where few nodes make those cheap.
+_AIM_FLOAT32, _AIM_FLOAT64 = 1e-7, 1e-9
+_SHARP_UP_TO = 10_000
 _MOST_PRODUCTS = 200
-_BLOCKS_HELD = 6
-_WARM_START_FROM = 6000
-_WARM_START_NODES = 1024
+# Vectors sharpened beyond those asked for, so that the last of these are not mixed with the next.
+_SPARE = 4
+# Blocks of vectors whose span is searched first, and at most.
+_FIRST_LOOK, _BLOCKS_HELD = 6, 8
 
 
 @dataclass(frozen=True)
@@ -90,11 +91,10 @@ def solve_normalized_cut(
             do=f"give more images or sample more nodes, or ask for at most --n-eig {m}",
         )
     block = _block_size(n_eig)
-    if m <= max(_DENSE_UP_TO, 3 * block * _BLOCKS_HELD):
+    if m <= max(_DENSE_UP_TO, 2 * block * _BLOCKS_HELD):
         return _solve_dense(unit_features, n_eig)
-    dtype = torch.float64 if m <= _FLOAT64_UP_TO else torch.float32
-    features = unit_features.to(device=device, dtype=dtype)
-    spare = memory_limit - _working_bytes(m, features.shape[1], n_eig, dtype)
+    features = unit_features.to(device=device, dtype=torch.float32)
+    spare = memory_limit - _working_bytes(m, features.shape[1], n_eig)
     if spare < 0:
         raise OutOfResources(
             f"the eigenproblem on {m:,} nodes needs {(memory_limit - spare) / 1e9:.1f} GB without storing the graph",
@@ -112,13 +112,12 @@ def estimate_solver_memory(n_nodes: int, dim: int, *, n_eig: int) -> SolverMemor
     dim     : D
     n_eig   : C
     """
-    if n_nodes <= max(_DENSE_UP_TO, 3 * _block_size(n_eig) * _BLOCKS_HELD):
+    if n_nodes <= max(_DENSE_UP_TO, 2 * _block_size(n_eig) * _BLOCKS_HELD):
         dense = 3 * 8 * n_nodes * n_nodes + 8 * n_nodes * dim
         return SolverMemory(half=dense, matrix_free=dense)
-    dtype = torch.float64 if n_nodes <= _FLOAT64_UP_TO else torch.float32
-    working = _working_bytes(n_nodes, dim, n_eig, dtype)
+    working = _working_bytes(n_nodes, dim, n_eig)
     tiles = sum(rows * columns for rows, columns in _tile_shapes(n_nodes))
-    return SolverMemory(half=working + tiles * dtype.itemsize, matrix_free=working)
+    return SolverMemory(half=working + 4 * tiles, matrix_free=working)
 
 
 def fix_signs(eigenvectors: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -168,35 +167,31 @@ class _HalfGraph:
         self._expected = self.n_tiles * 10
         degrees = torch.zeros(len(features), dtype=torch.float64, device=features.device)
         for rows, columns, tile in self._tiles():
-            degrees[rows] += tile.sum(dim=1).double()
+            degrees[rows] += tile.sum(dim=1)
             if rows != columns:
-                degrees[columns] += tile.sum(dim=0).double()
+                degrees[columns] += tile.sum(dim=0)
         self.degrees = degrees
         self.root = degrees.sqrt()[:, None]
 
     @property
     def storage(self) -> str:
-        kind = str(self.features.dtype).removeprefix("torch.")
         share = len(self._held) / self.n_tiles
         if share == 1:
-            return f"upper half, {kind} tiles"
-        return (
-            f"{share:.0%} of the upper half in {kind} tiles, the rest matrix-free" if share else f"matrix-free, {kind}"
-        )
+            return "upper half, float32 tiles"
+        return f"{share:.0%} of the upper half in float32 tiles, the rest matrix-free" if share else "matrix-free"
 
     def multiply(self, vectors: torch.Tensor, *, exact_sums: bool = False) -> torch.Tensor:
-        """Compute S X: (m, k) float64 -> (m, k) float64, summed in the dtype of the tiles unless `exact_sums`."""
-        dtype = torch.float64 if exact_sums else self.features.dtype
-        scaled = (vectors / self.root).to(dtype)
-        turned = scaled.T.contiguous()
-        total = torch.zeros_like(vectors)
+        """Compute S X: (m, k) float64 -> (m, k) float64, summed within tiles in float32 unless `exact_sums`."""
+        dtype = torch.float64 if exact_sums else torch.float32
+        turned = (vectors / self.root).T.to(dtype).contiguous()
+        total = torch.zeros_like(turned, dtype=torch.float64)
         for rows, columns, tile in self._tiles():
             entries = tile.to(dtype)
-            total[rows] += entries @ scaled[columns]
+            # The tile stays as it lies in memory, and the few vectors are turned to fit it.
+            total[:, rows] += inner_products(turned[:, columns], entries)
             if rows != columns:
-                # The tile stays as it lies in memory; transposing the vectors instead is a third faster.
-                total[columns] += (turned[:, rows] @ entries).T
-        return total / self.root
+                total[:, columns] += inner_products(turned[:, rows], entries.T)
+        return total.T / self.root
 
     def _tiles(self) -> Iterator[tuple[slice, slice, torch.Tensor]]:
         m = len(self.features)
@@ -219,36 +214,13 @@ class _HalfGraph:
 
 
 def _solve_krylov(graph: _HalfGraph, n_eig: int, block: int, seed: int) -> EigenSolution:
-    """Block Krylov with thick restarts: the basis grows by the residuals of the leading Ritz vectors, in float64."""
-    basis = _orthonormalize(_start_vectors(graph, block, seed), None)
-    images = graph.multiply(basis)
-    products, aim = 1, _AIM[graph.features.dtype]
-    best, since_best = float("inf"), 0
-    while True:
-        values, mix = _ritz(basis, images)
-        kept = min(2 * block, basis.shape[1]) if basis.shape[1] + block > _BLOCKS_HELD * block else basis.shape[1]
-        ritz, ritz_images = basis @ mix[:, :kept], images @ mix[:, :kept]
-        residuals = ritz_images[:, :block] - ritz[:, :block] * values[:block]
-        sizes = residuals.norm(dim=0)
-        worst = float(sizes[:n_eig].max())
-        # Rounding sets a floor; a few products without halving the residual mean that it is reached.
-        since_best = 0 if worst < best / 2 else since_best + 1
-        best = min(best, worst)
-        if worst <= aim or (worst <= RESIDUAL_LIMIT / 4 and since_best >= 4) or products >= _MOST_PRODUCTS:
-            break
-        growth = _orthonormalize(residuals[:, sizes > aim / 10], ritz)
-        if growth.shape[1] == 0:
-            break
-        basis = torch.cat([ritz, growth], dim=1)
-        images = torch.cat([ritz_images, graph.multiply(growth)], dim=1)
-        products += 1
-
-    # One product summed in float64 takes the rounding of the sums out of the values and of the residuals reported.
-    vectors = _orthonormalize(ritz[:, :n_eig], None)
-    images = graph.multiply(vectors, exact_sums=True)
-    values, mix = _ritz(vectors, images)
-    vectors, images = vectors @ mix, images @ mix
-    residual = (images - vectors * values).norm(dim=0).cpu().numpy()
+    """Find the subspace with products summed in float32, then take the rounding of the sums out of it in float64."""
+    m = len(graph.features)
+    rough, rough_products = _iterate(graph, _start_vectors(graph, block, seed), n_eig, _AIM_FLOAT32, exact_sums=False)
+    aim = _AIM_FLOAT64 if m <= _SHARP_UP_TO else _AIM_FLOAT32
+    pairs, products = _iterate(graph, rough.vectors[:, : n_eig + _SPARE], n_eig, aim, exact_sums=True)
+    products += rough_products
+    residual = pairs.residuals[:n_eig].cpu().numpy()
     if not residual.max() <= RESIDUAL_LIMIT:
         raise AlignCutError(
             f"the eigenvectors reached a residual of {residual.max():.1e} after {products} products, "
@@ -256,14 +228,61 @@ def _solve_krylov(graph: _HalfGraph, n_eig: int, block: int, seed: int) -> Eigen
             why="many eigenvalues may lie too close together",
             do="sample more nodes with --n-sample, or ask for fewer eigenvectors with --n-eig",
         )
+    vectors = fix_signs(pairs.vectors[:, :n_eig].cpu().numpy())
     return EigenSolution(
-        values.cpu().numpy(),
-        fix_signs(vectors.cpu().numpy()).astype(np.float32),
+        pairs.values[:n_eig].cpu().numpy(),
+        (vectors / np.linalg.norm(vectors, axis=0)).astype(np.float32),
         graph.degrees.cpu().numpy(),
         residual,
-        products + 1,
+        products,
         graph.storage,
     )
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Ritz values (k,), Ritz vectors (m, k) and the lengths of their residuals (k,), float64."""
+
+    values: torch.Tensor
+    vectors: torch.Tensor
+    residuals: torch.Tensor
+
+
+def _iterate(graph: _HalfGraph, start: torch.Tensor, n_eig: int, aim: float, *, exact_sums: bool) -> tuple[_Pairs, int]:
+    """Block Krylov with thick restarts; returns the leading pairs, a block of them, and the number of products.
+
+    The basis grows by its own images up to the first look, which costs no more than keeping it orthonormal, and after
+    each look by the residuals of the leading Ritz vectors.
+    """
+    block = start.shape[1]
+    growth = basis = _orthonormalize(start, None)
+    images = graph.multiply(growth, exact_sums=exact_sums)
+    products, best, since_best = 1, float("inf"), 0
+    # Vectors that have converged with rounded sums need a product to see it, and few to take the rounding out.
+    look_at = 1 if exact_sums else _FIRST_LOOK
+    while True:
+        if products < look_at:
+            growth = _orthonormalize(images[:, -growth.shape[1] :], basis)
+            if growth.shape[1] == 0:
+                look_at = products
+        if products >= look_at:
+            values, mix = _ritz(basis, images)
+            kept = min(2 * block, basis.shape[1]) if basis.shape[1] + block > _BLOCKS_HELD * block else basis.shape[1]
+            basis, images = basis @ mix[:, :kept], images @ mix[:, :kept]
+            residuals = images[:, :block] - basis[:, :block] * values[:block]
+            pairs = _Pairs(values[:block], basis[:, :block], residuals.norm(dim=0))
+            worst = float(pairs.residuals[:n_eig].max())
+            # Rounding sets a floor; products that do not halve the residual mean that it is reached.
+            since_best = 0 if worst < best / 2 else since_best + 1
+            best = min(best, worst)
+            if worst <= aim or (worst <= RESIDUAL_LIMIT / 4 and since_best >= 3) or products >= _MOST_PRODUCTS:
+                return pairs, products
+            growth = _orthonormalize(residuals[:, pairs.residuals > aim / 10], basis)
+            if growth.shape[1] == 0:
+                return pairs, products
+        basis = torch.cat([basis, growth], dim=1)
+        images = torch.cat([images, graph.multiply(growth, exact_sums=exact_sums)], dim=1)
+        products += 1
 
 
 def _ritz(basis: torch.Tensor, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -273,25 +292,10 @@ def _ritz(basis: torch.Tensor, images: torch.Tensor) -> tuple[torch.Tensor, torc
 
 
 def _start_vectors(graph: _HalfGraph, block: int, seed: int) -> torch.Tensor:
-    """Take D^1/2 1, the exact leading eigenvector, and random ones or, for many nodes, those of a small sample."""
-    m, device = len(graph.features), graph.features.device
+    """Take D^1/2 1, the exact leading eigenvector, and random ones."""
     generator = torch.Generator().manual_seed(seed)
-    if m < _WARM_START_FROM:
-        others = torch.randn(m, block - 1, generator=generator, dtype=torch.float64).to(device)
-        return torch.cat([graph.root, others], dim=1)
-    chosen = torch.randperm(m, generator=generator)[: max(_WARM_START_NODES, 2 * block)].sort().values.to(device)
-    small = _solve_dense(graph.features[chosen], block)
-    weights = torch.from_numpy(small.eigenvectors / np.sqrt(small.degrees)[:, None]).to(graph.features)
-    parts = [
-        affinity(graph.features[low : low + _TILE], graph.features[chosen]) @ weights for low in range(0, m, _TILE)
-    ]
-    extended = torch.cat(parts).double() / graph.root
-    # A little of everything, so that nothing is missed by the sample's being blind to it.
-    extended /= extended.norm(dim=0)
-    noise = torch.randn(m, block, generator=generator, dtype=torch.float64).to(device)
-    extended += 1e-3 / m**0.5 * noise
-    extended[:, 0] = graph.root[:, 0]
-    return extended
+    others = torch.randn(len(graph.features), block - 1, generator=generator, dtype=torch.float64)
+    return torch.cat([graph.root, others.to(graph.root.device)], dim=1)
 
 
 def _orthonormalize(vectors: torch.Tensor, against: torch.Tensor | None) -> torch.Tensor:
@@ -305,10 +309,7 @@ def _orthonormalize(vectors: torch.Tensor, against: torch.Tensor | None) -> torc
         values, mix = torch.linalg.eigh((gram + gram.T) / 2)
         good = values > 1e-13 * max(vectors.shape[1], 1)
         vectors = (vectors @ mix[:, good].flip(1)) / values[good].flip(0).sqrt()
-    if against is not None:
-        vectors = vectors - against @ (against.T @ vectors)
-    orthonormal: torch.Tensor = torch.linalg.qr(vectors).Q
-    return orthonormal
+    return vectors
 
 
 def _block_size(n_eig: int) -> int:
@@ -320,7 +321,7 @@ def _tile_shapes(m: int) -> list[tuple[int, int]]:
     return [(rows, columns) for index, rows in enumerate(edges) for columns in edges[index:]]
 
 
-def _working_bytes(m: int, dim: int, n_eig: int, dtype: torch.dtype) -> int:
+def _working_bytes(m: int, dim: int, n_eig: int) -> int:
     block = _block_size(n_eig)
     # The features, the basis and its images with their successors in float64, one tile and its copy.
-    return m * dim * dtype.itemsize + 4 * _BLOCKS_HELD * block * m * 8 + 4 * _TILE * _TILE * 8
+    return m * dim * 4 + 4 * _BLOCKS_HELD * block * m * 8 + 4 * _TILE * _TILE * 8
