@@ -62,10 +62,12 @@ MASKS = Annotated[
     Path | None, typer.Option("--masks", metavar="PATH", help="Ground-truth masks: a folder or a .mat file.")
 ]
 CLASSES = Annotated[
-    Path | None, typer.Option("--classes", metavar="FILE", help="Class names, one per line from 0 = background.")
+    Path | None,
+    typer.Option("--classes", metavar="FILE", help="Names of the masks' classes, one per line, the background first."),
 ]
 FIGURES = Annotated[
-    Path | None, typer.Option("--figures", metavar="DIR", help="Folder to write with CSV tables, plots and pictures.")
+    Path | None,
+    typer.Option("--figures", metavar="DIR", help="Also write CSV tables, plots and pictures, to this folder."),
 ]
 
 
@@ -224,7 +226,11 @@ def _call(arguments: Sequence[str], *, options: RunOptions) -> None:
 @stage
 def extract(
     images: Annotated[
-        list[str], typer.Argument(metavar="IMAGES...", help="A folder, images, or a .txt file that lists them.")
+        list[str],
+        typer.Argument(
+            metavar="IMAGES",
+            help="A folder, images, a .txt file that lists them, or ImageNet-Segmentation's .mat file.",
+        ),
     ],
     *,
     params: ExtractParams,
@@ -249,21 +255,27 @@ def align(
     features: FEATURES,
     responses: Annotated[
         Path | None,
-        typer.Option("--responses", metavar="PATH", help="Algonauts 2023 subject, folder with responses.npy, or .npy."),
+        typer.Option(
+            "--responses",
+            metavar="PATH",
+            help="Folder of an Algonauts 2023 subject, or an images x voxels .npy, or a folder with a responses.npy.",
+        ),
     ] = None,
     apply: Annotated[
         Path | None,
-        typer.Option("--apply", metavar="STORE", help="Map the features by this fitted alignment instead."),
+        typer.Option("--apply", metavar="STORE", help="Fit nothing; map the features by this alignment."),
     ] = None,
     image_ids: Annotated[
-        Path | None, typer.Option("--image-ids", metavar="CSV", help="Which image each row of the responses is for.")
+        Path | None,
+        typer.Option("--image-ids", metavar="CSV", help="Image of each row of the .npy; otherwise by sorted names."),
     ] = None,
     rois: Annotated[
-        Path | None, typer.Option("--rois", metavar="FILE", help="Named voxel sets: .json or .npz.")
+        Path | None,
+        typer.Option("--rois", metavar="FILE", help="Regions of interest: named sets of voxels, .json or .npz."),
     ] = None,
     noise_ceiling: Annotated[
         Path | None,
-        typer.Option("--noise-ceiling", metavar="NPY", help="Explainable share of variance of each voxel, 0 to 1."),
+        typer.Option("--noise-ceiling", metavar="NPY", help="Explainable share of each voxel's variance, 0 to 1."),
     ] = None,
     *,
     params: AlignParams,
@@ -274,8 +286,10 @@ def align(
 
     Example: [bold]aligncut align f.zarr -o a.zarr --responses subj01[/bold]
 
-    Scores are on held-out images, with a ridge on the same features beside them. `aligncut align f.zarr --apply a.zarr
-    -o u.zarr` writes the mapped features; `eigs` and others apply an alignment while reading, with --alignment.
+    It is scored on held-out images, with a ridge regression on the same features beside it.
+    The other commands map features while they read them, by --alignment a.zarr. To write the mapped features:
+
+    [bold]aligncut align f.zarr --apply a.zarr -o u.zarr[/bold]
     """
     from aligncut_cli.stages import align as stage_file
 
@@ -353,6 +367,8 @@ def compare(
     """Compare the same tokens between all models and layers, before and after alignment (Fig. 3).
 
     Example: [bold]aligncut compare f.zarr --alignment a.zarr -o similarity[/bold]
+
+    It writes the mean cosine of every two slots, each a layer of a model, as CSV and as a picture.
     """
     from aligncut_cli.stages import compare as stage_file
 
@@ -366,7 +382,7 @@ def segment(
     eigs: Annotated[
         list[str],
         typer.Argument(
-            metavar="EIGS...",
+            metavar="EIGS",
             help="Eigs stores, each PATH or NAME=PATH; those of one NAME are repetitions with other seeds.",
         ),
     ],
@@ -382,8 +398,10 @@ def segment(
 
     Example: [bold]aligncut segment e.zarr -o s.zarr --masks masks --figures scores[/bold]
 
-    With --masks an oracle labels each pixel by its nearest class centre (mIoU);
-    with --clusters K the eigenvectors are cut into K segments without masks.
+    With --masks alone, an oracle that knows the masks labels each pixel by its nearest class centre.
+    With --clusters the eigenvectors are cut into segments, and masks serve to score them only:
+
+    [bold]aligncut segment e.zarr -o k.zarr --clusters 20 --figures cuts[/bold]
     """
     from aligncut_cli.stages import segment as stage_file
 
@@ -407,8 +425,11 @@ def transitions(
 
     Example: [bold]aligncut transitions t.zarr -o x.zarr --from clip:3 --to clip:4 --masks masks[/bold]
 
-    Concepts are balls around farthest points of the map. With --masks, foreground
-    and background are counted apart and compared by permutation.
+    Concepts are balls around points of the map that lie far apart.
+    With --masks, foreground and background are counted apart, and a permutation test tells whether they differ.
+    From each layer of a model to the next:
+
+    [bold]aligncut transitions t.zarr -o x.zarr --along clip --figures flow[/bold]
     """
     from aligncut_cli.stages import transitions as stage_file
 
@@ -423,7 +444,7 @@ def transitions(
 def concepts(
     tsne: TSNE,
     features: Annotated[
-        Path, typer.Option("--features", metavar="STORE", help="Features of the same images, models and layers.")
+        Path, typer.Option("--features", metavar="STORE", help="Features that the map was made of, mapped or not.")
     ],
     alignment: FITTED,
     *,
@@ -434,6 +455,8 @@ def concepts(
     """Describe concepts of the map by their patches and their activation of the brain's regions.
 
     Example: [bold]aligncut concepts t.zarr --features f.zarr --alignment a.zarr -o concepts[/bold]
+
+    Concepts are balls around points of the map that lie far apart; a permutation test compares them with the ROIs.
     """
     from aligncut_cli.stages import concepts as stage_file
 
@@ -457,7 +480,9 @@ def activations(
 
     Example: [bold]aligncut activations f.zarr --alignment a.zarr --masks masks -o activations[/bold]
 
-    With --token IMAGE:ROW,COL --slot clip:5 it draws each token's similarity to that one.
+    It averages over the pixels of all images, for each layer and ROI. To see what is similar to one token:
+
+    [bold]aligncut activations f.zarr --alignment a.zarr --token photo-1:6,7 --slot clip:5 -o token[/bold]
     """
     from aligncut_cli.stages import activations as stage_file
 
@@ -488,6 +513,8 @@ def inspect(
     """Say what a store holds, what it was made from, and whether it is complete.
 
     Example: [bold]aligncut inspect f.zarr[/bold]
+
+    Its parameters make another like it: [bold]aligncut inspect e.zarr --params > run.toml[/bold]
     """
     from aligncut_cli.stages import inspect as stage_file
 
@@ -507,7 +534,7 @@ def inspect(
 def report(
     stores: Annotated[
         list[str],
-        typer.Argument(metavar="STORES...", help="Any stores and output folders, or - to read a path from a pipe."),
+        typer.Argument(metavar="STORE", help="Any stores and output folders, or - to read a path from a pipe."),
     ],
     *,
     params: ReportParams,

@@ -26,9 +26,12 @@ def _run_flag(*names: str, help: str, **more: Any) -> Any:
 SHARED_FLAGS: dict[str, tuple[Any, Any]] = {
     "overwrite": (bool, _run_flag("--overwrite", help="Replace the output once the new one is complete.")),
     "dry_run": (bool, _run_flag("--dry-run", "-n", help="Say what would be done, and do nothing.")),
-    "device": (str, _run_flag("--device", help="auto, cpu, cuda or cuda:N.", metavar="NAME")),
-    "batch_size": (int | None, _run_flag("--batch-size", min=1, help="Items per step.", metavar="N")),
-    "workers": (int | None, _run_flag("--workers", min=0, help="Processes that decode ahead.", metavar="N")),
+    "device": (str, _run_flag("--device", help="Where to compute: auto, cpu, cuda or cuda:N.", metavar="NAME")),
+    "batch_size": (int | None, _run_flag("--batch-size", min=1, help="Images per step of `extract`.", metavar="N")),
+    "workers": (
+        int | None,
+        _run_flag("--workers", min=0, help="Processes that decode images; threads of `segment`.", metavar="N"),
+    ),
     "max_memory": (str | None, _run_flag("--max-memory", help="Memory to stay under, such as 8G.", metavar="SIZE")),
     "quiet": (bool, _run_flag("--quiet", "-q", help="Say nothing but warnings and errors.")),
     "verbose": (bool, _run_flag("--verbose", "-v", help="Say more, and show tracebacks.")),
@@ -126,7 +129,7 @@ def takes(params: type[StageParams] | None = None, *, output: str | None = None)
             Path | None,
             _run_flag(
                 "--config",
-                help="TOML file with any of these options.",
+                help="TOML file with any of these options; `inspect --params` prints one.",
                 is_eager=True,
                 callback=read_config,
                 metavar="FILE",

@@ -33,17 +33,18 @@ class ExtractParams(StageParams):
     """Parameters of `extract`."""
 
     model: tuple[str, ...] = knob(
-        ("clip", "dino", "mae"), "clip, dino, mae, any timm ViT, or NAME=TIMM_NAME; give it once per model."
+        ("clip", "dino", "mae"),
+        "clip, dino, mae, any timm ViT, or NAME=TIMM_NAME; @PIXELS sets its input's side. Once per model.",
     )
     weights: tuple[str, ...] = knob(
-        (), "NAME=FILE loads a local checkpoint, NAME=random random weights; otherwise timm's pretrained ones."
+        (), "NAME=FILE loads a checkpoint, NAME=random takes random weights; otherwise timm's pretrained ones."
     )
     layers: str = knob("all", "Layers to keep: all, a range such as 0-11, or a list such as 3,6,9.")
     save: Literal["tokens", "pooled", "both"] = knob(
         "both", "Save every token (float16), the mean over tokens (float32), or both."
     )
     sample_tokens: int | None = knob(
-        None, "Save only this many random tokens per image; enough to fit `align`.", at_least=1
+        None, "Save only this many random tokens per image: enough to fit `align`, not to draw pictures.", at_least=1
     )
     skip_bad: bool = knob(False, "Leave out images that cannot be decoded and list them in the store.")
 
@@ -61,16 +62,17 @@ class AlignParams(StageParams):
     epochs: int = knob(30, "Passes over the training images, at most; 0 keeps the closed-form start.", at_least=0)
     patience: int = knob(5, "Epochs without a better state before stopping.", at_least=1)
     tolerance: float = knob(
-        0.005, "Of validation R2: among states this close to the best, the lowest loss wins.", at_least=0
+        0.005, "Validation R2 below the best that counts as equal; of equal states the lowest loss wins.", at_least=0
     )
     batch_images: int = knob(128, "Images per gradient step.", at_least=1)
-    learning_rate: float = knob(1e-3, "Of AdamW.", at_least=0)
-    weight_decay: float = knob(1.0, "Of AdamW.", at_least=0)
+    learning_rate: float = knob(1e-3, "Learning rate of AdamW.", at_least=0)
+    weight_decay: float = knob(1.0, "Weight decay of AdamW.", at_least=0)
     validation_share: float = knob(0.1, "Share of images that decide when to stop.", at_least=0.01, at_most=0.5)
     test_share: float = knob(0.1, "Share of images that are held out and scored.", at_least=0.01, at_most=0.5)
     seeds: int = knob(1, "Fit this many times, with consecutive seeds, and report the spread.", at_least=1)
     control: Literal["none", "shuffle", "random"] = knob(
-        "none", "Refute the story: shuffled image-response pairs, or random targets of the same spectrum."
+        "none",
+        "Fit to what cannot know the images: shuffled image-response pairs, or random targets of their spectrum.",
     )
     drop_nan_voxels: bool = knob(False, "Leave out voxels that have no response to some image.")
 
@@ -132,7 +134,7 @@ class RenderParams(StageParams):
 
     tile: int = knob(112, "Height of one tile in pixels.", at_least=16)
     images: int | None = knob(None, "Render only the first N images.", at_least=1)
-    photos: str | None = knob(None, "Folder to look for photos that have moved since `extract`.")
+    photos: str | None = knob(None, "Folder to look in for photos that have moved since `extract`.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +142,7 @@ class MaskParams(StageParams):
     """Parameters of every stage that reads ground-truth masks."""
 
     masks_format: Literal["auto", "png", "voc", "imagenet-seg"] = knob(
-        "auto", "A folder of PNGs by image id, PASCAL VOC 2012, or ImageNet-Segmentation's .mat file."
+        "auto", "What --masks is: a folder of IMAGE.png, PASCAL VOC 2012, or ImageNet-Segmentation's .mat file."
     )
 
 
@@ -152,9 +154,7 @@ class SegmentParams(MaskParams):
         "pixels", "Score every pixel of the photo (similarities upsampled), or one label per token."
     )
     n_eig: int | None = knob(None, "Use only the leading N eigenvectors; the paper scores with 10.", at_least=1)
-    clusters: tuple[int, ...] = knob(
-        (), "Cut into K segments without masks; give it again for coarser levels that nest."
-    )
+    clusters: tuple[int, ...] = knob((), "Cut into this many segments; give it again for coarser levels that nest.")
     method: Literal["rotation", "kmeans"] = knob(
         "rotation", "How --clusters discretizes eigenvectors: Yu and Shi's rotation, or k-means."
     )
@@ -168,7 +168,7 @@ class ReportParams(StageParams):
 
     title: str = knob("AlignedCut report", "Title of the page.")
     images: int | None = knob(None, "Show only the first N images.", at_least=1)
-    photos: str | None = knob(None, "Folder to look for photos that have moved since `extract`.")
+    photos: str | None = knob(None, "Folder to look in for photos that have moved since `extract`.")
     photo_size: int = knob(448, "Longer side of a photo in pixels.", at_least=64)
     thumb_size: int = knob(96, "Side of a thumbnail in pixels.", at_least=16)
     map_points: int = knob(12_000, "Nodes drawn as points of the map; trajectories use all.", at_least=1)
@@ -181,14 +181,14 @@ class TransitionsParams(MaskParams):
     from_slot: str | None = knob(None, "Slot that tokens come from, as MODEL:LAYER.", flag="--from")
     to_slot: str | None = knob(None, "Slot that they go to, as MODEL:LAYER.", flag="--to")
     along: tuple[str, ...] = knob((), "Count over all consecutive layers of this model: flow diagram and bifurcations.")
-    concepts: int = knob(5, "Concepts per slot, at farthest points.", at_least=2)
+    concepts: int = knob(5, "Concepts of each slot, centred at points far apart.", at_least=2)
     radius: float | None = knob(
         None, "Radius of a concept; otherwise half the median distance from a centre to its nearest other one."
     )
     sample: int = knob(20_000, "Tokens of each slot among which its centres are chosen.", at_least=2)
     permutations: int = knob(1000, "Permutations of the test of foreground against background.", at_least=1)
-    token: tuple[str, ...] = knob((), "Follow this token over layers, as IMAGE:ROW,COL.")
-    random_tokens: int = knob(8, "Follow this many random tokens.", at_least=0)
+    token: tuple[str, ...] = knob((), "Follow this token over layers, as IMAGE:ROW,COL from 0; may be given again.")
+    random_tokens: int = knob(8, "Follow this many random tokens too.", at_least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,11 +202,13 @@ class DemoParams(StageParams):
 class ConceptsParams(StageParams):
     """Parameters of `concepts`."""
 
-    concepts: int = knob(10, "Concepts, at farthest points of the map.", at_least=2)
+    concepts: int = knob(10, "Concepts, centred at points of the map that lie far apart.", at_least=2)
     radius: float | None = knob(
         None, "Radius of a concept; otherwise half the median distance from a centre to its nearest other one."
     )
-    slot: tuple[str, ...] = knob((), "Take only this slot's tokens, as MODEL:LAYER; otherwise those of all.")
+    slot: tuple[str, ...] = knob(
+        (), "Take only this slot's tokens, as MODEL:LAYER; may be given again. Otherwise those of all."
+    )
     sample: int = knob(20_000, "Tokens among which the centres are chosen.", at_least=2)
     patches: int = knob(10, "Image patches shown of each concept, from different images.", at_least=1)
     permutations: int = knob(1000, "Permutations of voxels in the test of concepts against ROIs.", at_least=1)
@@ -216,7 +218,9 @@ class ConceptsParams(StageParams):
 class ActivationsParams(MaskParams):
     """Parameters of `activations`."""
 
-    token: tuple[str, ...] = knob((), "Compare all tokens of --slot to this one, as IMAGE:ROW,COL.")
+    token: tuple[str, ...] = knob(
+        (), "Compare all tokens of --slot to this one, as IMAGE:ROW,COL from 0; may be given again."
+    )
     slot: str | None = knob(None, "Slot of --token, as MODEL:LAYER.")
     space: Literal["brain", "universal"] = knob(
         "brain", "Compare to --token as activations of voxels, or as features of the universal space."

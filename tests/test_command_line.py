@@ -6,13 +6,10 @@ import json
 import re
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
-import numpy as np
 import pytest
 import typer
-import xarray
 
 from aligncut_cli import cli
 from aligncut_cli.console import Console, Progress, format_table, readable_bytes, readable_seconds
@@ -165,20 +162,6 @@ def test_an_unexpected_error_is_a_bug_and_shows_its_trace_only_when_asked(tmp_pa
     assert "bug" in quiet.err
     assert "Traceback" not in quiet.err
     assert "Traceback" in aligncut("eigs", "f.zarr", "-o", tmp_path / "e.zarr", "-v").err
-
-
-def test_xarray_opens_every_store(features: Path, eigs: Path, tsne: Path) -> None:
-    for path in (features, eigs, tsne):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            tree = xarray.open_datatree(path, engine="zarr")
-            for node in tree.subtree:
-                for array in node.dataset.data_vars.values():
-                    assert all(not str(name).startswith("dim_") for name in array.dims)
-                    assert array.values.shape == array.shape
-    opened = xarray.open_zarr(features, group="tiny")
-    assert opened["tokens"].dims == ("layer", "image", "token", "channel")
-    assert np.isfinite(opened["pooled"].values).all()
 
 
 def test_progress_says_count_rate_and_time_left(monkeypatch) -> None:

@@ -55,7 +55,7 @@ def join_images(
     if lacking and not allow_missing:
         raise BadInput(
             f"{len(lacking):,} of {len(feature_ids):,} images have no response: {_few(lacking)}.",
-            do="Extract only images that were shown, or leave the others out with --allow-missing.",
+            do="Extract only images that were shown: `extract` takes a .txt file that lists them.",
         )
     pairs = np.asarray(matched, dtype=np.int64)
     return JoinedImages(pairs[:, 0], pairs[:, 1], len(lacking), len(response_ids) - len(matched))

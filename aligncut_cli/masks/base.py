@@ -23,10 +23,12 @@ class MaskSet(ABC):
     path    : the folder or file they come from
     ids     : image ids in a fixed order
     classes : names, index 0 is the background
+    sources : every file that masks and classes are read from, in a fixed order; their content is what counts
     """
 
     path: Path
     ids: tuple[str, ...]
+    sources: list[Path]
 
     @property
     @abstractmethod
@@ -41,11 +43,6 @@ class MaskSet(ABC):
     @abstractmethod
     def find(self, image_id: str) -> str | None:
         """Return the mask's own id for an image, None where the image has no mask."""
-
-    @property
-    @abstractmethod
-    def sources(self) -> list[Path]:
-        """Every file that the masks and their classes are read from, in a fixed order; their content is what counts."""
 
     @abstractmethod
     def _load(self, mask_id: str) -> Mask:

@@ -40,12 +40,7 @@ class PngFolderMasks(MaskSet):
         self.ids = tuple(self._files)
         names_file = classes if classes is not None else _find_names(path)
         self._names = None if names_file is None else read_class_names(names_file)
-        self._sources = [*self._files.values(), *([] if names_file is None else [names_file])]
-
-    @property
-    def sources(self) -> list[Path]:
-        """The masks and the file of names."""
-        return self._sources
+        self.sources = [*self._files.values(), *([] if names_file is None else [names_file])]
 
     @cached_property
     def classes(self) -> tuple[str, ...]:

@@ -29,14 +29,9 @@ class ImageNetSegMasks(MaskSet):
         self.path = path
         self._open_file: Any = None
         self._classes = BINARY_CLASSES if classes is None else read_class_names(classes)
-        self._sources = [path] if classes is None else [path, classes]
+        self.sources = [path] if classes is None else [path, classes]
         self.ids = self._read_ids()
         self._position = {image_id: position for position, image_id in enumerate(self.ids)}
-
-    @property
-    def sources(self) -> list[Path]:
-        """The file itself, and the file of names."""
-        return self._sources
 
     @property
     def classes(self) -> tuple[str, ...]:

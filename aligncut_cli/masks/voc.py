@@ -45,12 +45,7 @@ class VocMasks(MaskSet):
         self._known = frozenset(self.ids)
         self._classes = VOC_CLASSES if classes is None else read_class_names(classes)
         names = [] if classes is None else [classes]
-        self._sources = [listing, *map(self._mask_path, self.ids), *names]
-
-    @property
-    def sources(self) -> list[Path]:
-        """The list of images, their masks and the file of names."""
-        return self._sources
+        self.sources = [listing, *map(self._mask_path, self.ids), *names]
 
     @property
     def classes(self) -> tuple[str, ...]:

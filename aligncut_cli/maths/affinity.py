@@ -6,8 +6,8 @@ import torch
 
 # Norms whose squares, and those of the entries that matter in them, are normal float32 numbers.
 _SAFE_NORMS = (1e-12, 1e18)
-# Smaller products are as fast either way.
-_ONEDNN_FROM = 16
+# Multiply-adds from which oneDNN's start-up does not count.
+_ONEDNN_FROM = 2_000_000
 # oneDNN's product of two ordinary tensors, x @ w.T. The public way to it copies both operands and the result into and
 # out of oneDNN's layout, which costs as much as the product; where this name is gone, that way is taken.
 _onednn_linear = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
@@ -50,14 +50,16 @@ def inner_products(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     b       : (m, D), same dtype and device
     returns : (n, m), same dtype, contiguous
     """
-    large = min(len(a), len(b), a.shape[1]) >= _ONEDNN_FROM
+    large = len(a) * len(b) * a.shape[1] >= _ONEDNN_FROM
     if not (large and a.device.type == "cpu" and a.dtype == torch.float32 and torch.backends.mkldnn.is_available()):
         return a @ b.T
     product: torch.Tensor
     if _onednn_linear is None:
         product = torch.nn.functional.linear(a.to_mkldnn(), b.to_mkldnn()).to_dense()
     else:
-        product = _onednn_linear(a, b, None, "none", [], "")
+        # Of a matrix with gaps between its rows oneDNN has the reference loop only, a thousand times slower.
+        b = b if b.is_contiguous() or b.T.is_contiguous() else b.contiguous()
+        product = _onednn_linear(a.contiguous(), b, None, "none", [], "")
     return product
 
 

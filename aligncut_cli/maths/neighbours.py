@@ -256,7 +256,6 @@ class _CellSearch:
         self._reach = (last - self._centres).norm(dim=1) if wanted < m else torch.full((len(last),), float("inf"))
         self._reach = self._reach.to(self._device)
         self._n_candidates = wanted
-        self.record["candidates"] = wanted
 
 
 def _train_cells(rows: torch.Tensor, n_cells: int, seed: int, *, spherical: bool) -> torch.Tensor:

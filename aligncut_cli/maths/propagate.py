@@ -16,6 +16,10 @@ from aligncut_cli.maths.affinity import inner_products
 # An eigenvalue this small is rounding: dividing by it would carry noise, so its eigenvector is carried as zero.
 _SMALLEST_EIGENVALUE = 1e-7
 _TILE = 2048
+# Queries and sampled nodes of one tile of the extension. On the CPU a tile is small enough for the allocator to keep:
+# a fresh one of 16 MB costs as much in page faults as its exponentials.
+_QUERY_TILE = 4096
+_SAMPLE_TILE = {"cpu": 512}
 # Ranks that compression tries, as parts of D, and the sampled rows it is judged on.
 _RANKS = (1 / 8, 1 / 4, 1 / 3, 1 / 2)
 _PROBES = 1024
@@ -91,13 +95,14 @@ class NystromExtension:
         returns      : (n, C) float32
         """
         total = torch.zeros(len(unit_queries), self._weights.shape[1], device=unit_queries.device)
-        for low in range(0, len(unit_queries), _TILE):
-            queries = unit_queries[low : low + _TILE]
+        width = _SAMPLE_TILE.get(unit_queries.device.type, 16384)
+        for low in range(0, len(unit_queries), _QUERY_TILE):
+            queries = unit_queries[low : low + _QUERY_TILE]
             if self._directions is not None:
                 queries = inner_products(queries, self._directions)
-            for left in range(0, len(self._sample), _TILE):
-                tile = inner_products(queries, self._sample[left : left + _TILE]).exp_()
-                total[low : low + _TILE] += tile @ self._weights[left : left + _TILE]
+            for left in range(0, len(self._sample), width):
+                tile = inner_products(queries, self._sample[left : left + width]).exp_()
+                total[low : low + _QUERY_TILE] += inner_products(tile, self._weights[left : left + width].T)
         return total[:, :-1] / total[:, -1:].sqrt()
 
     def _compress(self, tolerance: float) -> None:

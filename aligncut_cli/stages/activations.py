@@ -32,14 +32,14 @@ def run(
         raise UsageError("--token and --slot go together", do="Give both, such as --token cat:6,7 --slot clip:5.")
     source, aligned = open_store(features, "features"), open_store(alignment, "alignment")
     stores = [source, aligned]
-    truth = None if masks is None else open_mask_input(masks, format=params.masks_format, classes=classes)
+    truth = open_mask_input(masks, format=params.masks_format, classes=classes)
     identity = Identity(
         stage="activations",
         version=VERSION,
         kind="folder",
         params=as_record(params),
-        inputs=[store.as_input for store in stores] + ([] if truth is None else [truth.record]),
-        extra={"masks_format": None if truth is None else truth.format},
+        inputs=[*(store.as_input for store in stores), *truth.records],
+        extra={"masks_format": truth.format},
         loose=["masks_format", "seed"],
     )
     with begin(identity, options, inputs=[store.path for store in stores]) as work:
@@ -47,5 +47,4 @@ def run(
             return work.outcome()
         from aligncut_cli.stages.activations_phases import ActivationsPhases
 
-        found = truth.masks if truth else None
-        return ActivationsPhases(work, source, aligned, found, params, options, console).run()
+        return ActivationsPhases(work, source, aligned, truth.masks, params, options, console).run()

@@ -22,6 +22,7 @@ from aligncut_cli.stages.photos import Photos
 from aligncut_cli.stages.space import FeatureSpace
 from aligncut_cli.stages.tokens import TokenPlace, parse_token
 from aligncut_cli.stages.voxels import read_readout, read_rois
+from aligncut_cli.store.controls import collect_controls, title_with_controls
 from aligncut_cli.store.folder import write_csv
 from aligncut_cli.store.nodes import Block, image_slices, require_tokens
 from aligncut_cli.store.read import Store, read_ahead
@@ -50,12 +51,12 @@ class ActivationsPhases:
     ) -> None:
         self.work, self.source, self.alignment, self.masks = work, source, alignment, masks
         self.params, self.console = params, console
-        self.space = FeatureSpace(source, alignment, None, None, resolve_device(options.device))
+        self.space = FeatureSpace.universal(source, alignment, resolve_device(options.device))
         self.axes = source.axes
         self.photos = Photos(source.images())
         self.ids = [str(name) for name in self.photos.images["id"]]
         self.names, self.rois = read_rois(alignment, with_all=True)
-        self.controls = list(alignment.record.get("controls", []))
+        self.controls = collect_controls(source, alignment)
 
     def run(self) -> Outcome:
         """Check, plan, and compute every phase that is not done."""
@@ -102,9 +103,9 @@ class ActivationsPhases:
         """Pool foreground and background of one model's tokens, image by image."""
         model = self.axes.models[index]
         readout = average_over_roi(read_readout(self.alignment), self.rois)
-        layers: list[int] = list(self.alignment.group[model.name].attrs["layers"])  # type: ignore[arg-type]
-        weights = [self.alignment.read(f"{model.name}/weight", layers.index(layer)) for layer in model.layers]
-        result = FigureGroundActivation(np.stack([weight.astype(np.float64) @ readout for weight in weights]))
+        slots = [slot for slot in self.axes.slots if slot.model == model.name]
+        weights = [self.space.weight(slot).cpu().numpy().astype(np.float64) for slot in slots]
+        result = FigureGroundActivation(np.stack([weight @ readout for weight in weights]))
         blocks = list(image_slices(model.n_images, self.space.images_per_read()[model.name]))
 
         def load(images: slice) -> NDArray[np.float16]:
@@ -151,9 +152,7 @@ class ActivationsPhases:
         slots = [str(slot) for slot in self.axes.slots]
         figure = plot_difference(self.names, slots, difference, spread, controls=self.controls)
         save_figure(figure, folder / "difference.png")
-        title = "foreground minus background, mean over all voxels"
-        if self.controls:
-            title = f"CONTROL, not the real responses: {', '.join(self.controls)}\n{title}"
+        title = title_with_controls("foreground minus background, mean over all voxels", self.controls)
         table = [
             [slot, _number(float(d[0])), _number(float(e[0]))]
             for slot, d, e in zip(slots, difference, spread, strict=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -43,6 +43,7 @@ from aligncut_cli.maths.sampling import stable_hash
 from aligncut_cli.maths.split_images import ImageSplit, split_images
 from aligncut_cli.params import AlignParams, RunOptions
 from aligncut_cli.stages.align import ResponsePaths
+from aligncut_cli.store.controls import title_with_controls
 from aligncut_cli.store.nodes import ModelAxes, image_slices
 from aligncut_cli.store.read import Store, read_ahead
 from aligncut_cli.store.run import Outcome, Plan, Work, write_json
@@ -429,7 +430,7 @@ class AlignPhases:
             responses=dict(self.responses.record) | {"synthetic": self.paths.are_synthetic()},
             fits=fits,
         )
-        for line in format_scores(summary):
+        for line in format_scores(summary, controls):
             self.console.note(line)
         return outcome
 
@@ -468,7 +469,7 @@ class AlignPhases:
         }
 
 
-def format_scores(summary: Mapping[str, Any]) -> list[str]:
+def format_scores(summary: Mapping[str, Any], controls: Sequence[str]) -> list[str]:
     """Write the scores as a table, ROI by ROI, with the ridge beside them."""
     from aligncut_cli.console import format_table
 
@@ -478,10 +479,10 @@ def format_scores(summary: Mapping[str, Any]) -> list[str]:
     title = f"held-out images: {summary['test_images']:,}"
     if summary["synthetic"]:
         title += "; SYNTHETIC responses, computed and not recorded"
-    if summary["control"] != "none":
-        title += f"; CONTROL: {summary['control']} targets, not the responses"
     table = format_table(
-        ["ROI", *(columns[i] for i in used)], [[row[0], *(row[i + 1] for i in used)] for row in rows], title=title
+        ["ROI", *(columns[i] for i in used)],
+        [[row[0], *(row[i + 1] for i in used)] for row in rows],
+        title=title_with_controls(title, controls),
     )
     medians = f"median r over voxels {summary['median_r']:.3f}, by ridge {summary['median_ridge_r']:.3f}"
     return [table, medians]

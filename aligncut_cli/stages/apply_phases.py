@@ -13,6 +13,7 @@ from aligncut_cli.maths.device import resolve_device
 from aligncut_cli.params import RunOptions
 from aligncut_cli.stages.space import FeatureSpace
 from aligncut_cli.stages.stream import stream_blocks
+from aligncut_cli.store.controls import collect_controls
 from aligncut_cli.store.nodes import Block
 from aligncut_cli.store.read import Store
 from aligncut_cli.store.run import Outcome, Plan, Work
@@ -60,7 +61,7 @@ class ApplyPhases:
         return self.work.finish(
             models=self.axes.names,
             summary={"nodes": self.axes.n_nodes, "universal_dim": width},
-            controls=self.fitted.record.get("controls", []),
+            controls=collect_controls(self.source, self.fitted),
         )
 
     def _create(self, width: int, per_block: dict[str, int]) -> None:

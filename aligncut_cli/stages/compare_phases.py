@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-from pathlib import Path
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,7 +11,9 @@ from aligncut_cli.maths.device import resolve_device
 from aligncut_cli.maths.slot_similarity import SlotSimilarity, mean_between_models
 from aligncut_cli.params import CompareParams, RunOptions
 from aligncut_cli.stages.space import FeatureSpace
-from aligncut_cli.store.nodes import Block, Slot, image_slices
+from aligncut_cli.store.controls import collect_controls
+from aligncut_cli.store.folder import write_csv
+from aligncut_cli.store.nodes import Block, image_slices
 from aligncut_cli.store.read import Store, read_ahead
 from aligncut_cli.store.run import Outcome, Plan, Work
 from aligncut_cli.viz.matrices import draw_similarity
@@ -71,16 +70,14 @@ class ComparePhases:
                     sums[name].add([r[:, : space.own_width(s.model)] for s, r in zip(slots, rows, strict=True)])
                 progress.advance(images.stop - images.start)
         matrices = {name: total.result() for name, total in sums.items()}
-        controls = [c for store in (self.source, self.fitted) if store for c in store.record.get("controls", [])]
+        controls = collect_controls(self.source, self.fitted)
         self.work.staging.mkdir(exist_ok=True)
+        labels = [str(slot) for slot in slots]
         for name, matrix in matrices.items():
-            _write_csv(self.work.staging / f"similarity-{name}.csv", slots, matrix)
-        draw_similarity(
-            self.work.staging / "similarity.png",
-            matrices,
-            [str(slot) for slot in slots],
-            warning=f"control, not the real responses: {', '.join(controls)}" if controls else "",
-        )
+            table = [[label, *map(_round, row)] for label, row in zip(labels, matrix, strict=True)]
+            own = collect_controls(self.source, self.spaces[name].alignment)
+            write_csv(self.work.staging / f"similarity-{name}.csv", ["slot", *labels], table, controls=own)
+        draw_similarity(self.work.staging / "similarity.png", matrices, labels, controls=controls)
         models = [slot.model for slot in slots]
         means = {name: mean_between_models(matrix, models) for name, matrix in matrices.items()}
         self.work.mark("compare")
@@ -109,9 +106,5 @@ class ComparePhases:
         return [self.spaces["before"].load(Block(slot, images)) for slot in self.axes.slots]
 
 
-def _write_csv(path: Path, slots: list[Slot], matrix: NDArray[np.float64]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["slot", *map(str, slots)])
-        for slot, row in zip(slots, matrix, strict=True):
-            writer.writerow([str(slot), *(f"{value:.6f}" if np.isfinite(value) else "" for value in row)])
+def _round(cosine: float) -> str | None:
+    return f"{cosine:.6f}" if np.isfinite(cosine) else None

@@ -32,6 +32,7 @@ from aligncut_cli.stages.photos import Photos
 from aligncut_cli.stages.space import FeatureSpace
 from aligncut_cli.stages.stream import choose_nodes, gather_rows
 from aligncut_cli.stages.voxels import read_readout, read_rois
+from aligncut_cli.store.controls import collect_controls, title_with_controls
 from aligncut_cli.store.folder import write_csv
 from aligncut_cli.store.nodes import Block, Slot, image_slices, require_tokens
 from aligncut_cli.store.read import Store, read_ahead
@@ -61,11 +62,11 @@ class ConceptsPhases:
     ) -> None:
         self.work, self.source, self.features, self.alignment = work, source, features, alignment
         self.params, self.console = params, console
-        self.space = FeatureSpace(features, alignment, None, None, resolve_device(options.device))
+        self.space = FeatureSpace.universal(features, alignment, resolve_device(options.device))
         self.axes = source.axes
         self.images = source.images()
         self.slots = [self.axes.slot(text) for text in dict.fromkeys(params.slot)] or self.axes.slots
-        self.controls = sorted({*source.record.get("controls", []), *alignment.record.get("controls", [])})
+        self.controls = collect_controls(source, features, alignment)
 
     def run(self) -> Outcome:
         """Check, plan, and compute every phase that is not done."""
@@ -265,8 +266,7 @@ class ConceptsPhases:
         axes = ["x", "y", "z"][: self.centres.shape[1]]
         header = ["concept", *axes, "radius", "tokens", "rho", "roi share", "p"]
         write_csv(self.work.staging / "concepts.csv", header, rows, controls=self.controls)
-        title = f"CONTROL, not the real responses: {', '.join(self.controls)}" if self.controls else ""
-        self.console.table(header, rows, title=title)
+        self.console.table(header, rows, title=title_with_controls("", self.controls))
 
     def _write_rois(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from aligncut_cli.maths.sampling import farthest_point_sample
 from aligncut_cli.params import EigsParams, RunOptions
 from aligncut_cli.stages.space import FeatureSpace
 from aligncut_cli.stages.stream import choose_nodes, gather_rows, stream_blocks
+from aligncut_cli.store.controls import collect_controls
 from aligncut_cli.store.nodes import Block, NodeAxes, Slot, images_per_chunk
 from aligncut_cli.store.read import Store, read_ahead
 from aligncut_cli.store.run import Outcome, Plan, Work, memory_limit, write_json
@@ -341,7 +343,7 @@ class EigsPhases:
             self.console.detail(f"Nystrom extension in {extension.rank} of {self.dim} directions")
             return _Carrier(self.space, self.axes, eigvecs, extension=extension)
         search = build_search(features, method=self.method, metric="cosine", seed=self.params.seed, device=self.device)
-        self.search_record = search.record
+        write_json(self._search_file, search.record)
         return _Carrier(self.space, self.axes, eigvecs, search=search, neighbors=min(self.params.neighbors, len(nodes)))
 
     def _orthogonalize(self) -> None:
@@ -427,22 +429,21 @@ class EigsPhases:
             "eigenvalues": values[0].tolist() if len(values) == 1 else None,
         }
         if not exact and self.params.extend == "knn":
-            summary["search"] = self._search_record()
+            summary["search"] = json.loads(self._search_file.read_text())
         if checks:
             summary["check"] = checks
         outcome = self.work.finish(
-            models=self.axes.names, summary=summary, groups=[name for name, _ in self.groups], controls=self._controls()
+            models=self.axes.names,
+            summary=summary,
+            groups=[name for name, _ in self.groups],
+            controls=collect_controls(self.source, self.space.alignment, self.base),
         )
         self._say(summary)
         return outcome
 
-    def _search_record(self) -> Mapping[str, Any]:
-        return getattr(self, "search_record", {"method": self.method})
-
-    def _controls(self) -> list[str]:
-        """Return what every picture of this store must show: that its alignment is a control, say."""
-        stores = [self.source] if self.space.alignment is None else [self.source, self.space.alignment]
-        return [control for store in stores for control in store.record.get("controls", [])]
+    @property
+    def _search_file(self) -> Path:
+        return self.work.wip / "search.json"
 
     def _say(self, summary: Mapping[str, Any]) -> None:
         self.console.note(

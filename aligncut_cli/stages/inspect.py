@@ -10,6 +10,7 @@ from typing import Any
 
 from aligncut_cli.console import format_table, readable_bytes
 from aligncut_cli.errors import BadInput
+from aligncut_cli.store.controls import title_with_controls
 from aligncut_cli.store.provenance import read_record
 from aligncut_cli.store.run import wip_path
 
@@ -75,7 +76,7 @@ def as_text(found: dict[str, Any]) -> str:
         f"{'complete' if found['complete'] else 'not finished'}, {readable_bytes(found['bytes'])}"
     ]
     if found.get("controls"):
-        lines.append(f"CONTROL, not the real responses: {', '.join(found['controls'])}")
+        lines.append(title_with_controls("", found["controls"]))
     if not found["complete"]:
         done = ", ".join(f"{count:,} {phase}" for phase, count in sorted(found["done"].items())) or "nothing"
         lines.append(f"blocks done: {done}. Its command, typed again, goes on from there.")

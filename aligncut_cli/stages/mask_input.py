@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,22 +15,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MaskInput:
-    """Masks as an input of a stage.
+    """Masks as an input of a stage, or that it was given none.
 
-    record : path, kind `masks`, and the digest of every file they are read from
-    format : png, voc or imagenet-seg, which decides what the files mean
+    records : path, kind `masks`, and the digest of every file they are read from
+    format  : png, voc or imagenet-seg, which decides what the files mean
     """
 
-    masks: MaskSet
-    record: InputRecord
-    format: str
+    masks: MaskSet | None = None
+    records: Sequence[InputRecord] = ()
+    format: str | None = None
 
 
-def open_mask_input(path: Path, *, format: str, classes: Path | None) -> MaskInput:
+def open_mask_input(path: Path | None, *, format: str, classes: Path | None) -> MaskInput:
     """Open masks and hash their files; images are not looked at yet."""
+    if path is None:
+        return MaskInput()
     from aligncut_cli.masks import guess_format, open_masks
 
     masks = open_masks(path, format=format, classes=classes)
     content = [list(masks.ids), [digest_file(file) for file in masks.sources]]
     record = InputRecord(str(path.resolve()), "masks", digest_of(content))
-    return MaskInput(masks, record, guess_format(path) if format == "auto" else format)
+    return MaskInput(masks, [record], guess_format(path) if format == "auto" else format)

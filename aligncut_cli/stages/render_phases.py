@@ -12,6 +12,7 @@ from aligncut_cli.console import Console
 from aligncut_cli.errors import BadInput
 from aligncut_cli.models.images import decode_image, image_exists
 from aligncut_cli.params import RenderParams
+from aligncut_cli.store.controls import collect_controls
 from aligncut_cli.store.folder import file_for_image
 from aligncut_cli.store.nodes import image_slices, require_tokens
 from aligncut_cli.store.read import Store
@@ -29,6 +30,7 @@ class RenderPhases:
         self.work, self.source, self.params, self.console = work, source, params, console
         self.axes = source.axes
         self.images = source.images()
+        self.controls = collect_controls(source)
         self.missing = 0
 
     def run(self) -> Outcome:
@@ -70,7 +72,7 @@ class RenderPhases:
             self.work.mark("overview")
         if self.missing:
             self.console.warn(f"{self.missing} photos were not found where they were; --photos DIR says where they are")
-        return self.work.finish(models=self.axes.names, summary={"images": n_images})
+        return self.work.finish(models=self.axes.names, summary={"images": n_images}, controls=self.controls)
 
     def _read_colours(self, images: slice) -> dict[str, NDArray[np.uint8]]:
         """Return for each model (layer, image, h, w, rgb) of a block, without the class token."""
@@ -85,12 +87,11 @@ class RenderPhases:
         height, width = int(self.images["height"][image]), int(self.images["width"][image])
         size = (self.params.tile, max(16, min(3 * self.params.tile, round(self.params.tile * width / height))))
         grids = {model.name: list(zip(model.layers, colours[model.name], strict=True)) for model in self.axes.models}
-        controls = self.source.record.get("controls", [])
         return draw_montage(
             self._photo(image, size),
             grids,
             title=str(self.images["id"][image]),
-            warning=f"control, not the real responses: {', '.join(controls)}" if controls else "",
+            controls=self.controls,
         )
 
     def _photo(self, image: int, size: tuple[int, int]) -> Pixels:

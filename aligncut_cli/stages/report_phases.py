@@ -17,6 +17,7 @@ from aligncut_cli.models.images import decode_image, image_exists
 from aligncut_cli.params import ReportParams
 from aligncut_cli.stages.report_sections import describe_stores, is_synthetic, make_sections, name_of
 from aligncut_cli.stages.report_views import View, choose_views
+from aligncut_cli.store.controls import collect_controls
 from aligncut_cli.store.nodes import ModelAxes, image_slices
 from aligncut_cli.store.read import Store
 from aligncut_cli.store.run import Outcome, Plan, Work
@@ -119,7 +120,7 @@ class ReportPhases:
         self.console.note(f"open {self.work.output / 'index.html'} in a browser ({readable_bytes(size)})")
         return self.work.finish(
             summary={"photos": len(self.photos), "missing_photos": missing, "bytes": size},
-            controls=sorted({str(name) for store in self.stores for name in store.record.get("controls", [])}),
+            controls=collect_controls(*self.stores),
         )
 
     def _piece_bytes(self, piece: Piece) -> int:

@@ -21,6 +21,7 @@ from aligncut_cli.errors import BadInput
 from aligncut_cli.maths.response_scores import average_over_rois
 from aligncut_cli.stages.report_views import flatten
 from aligncut_cli.stages.segment_scores import read_scores, tabulate
+from aligncut_cli.store.controls import collect_controls
 from aligncut_cli.store.provenance import FOLDER_RECORD
 from aligncut_cli.store.read import Store
 from aligncut_cli.viz.page import finite
@@ -103,7 +104,7 @@ def make_sections(stores: Sequence[Store], staging: Path) -> list[dict[str, Any]
     sections = []
     for id, title, lead, describe, wanted in kinds:
         parts = [
-            {"name": name_of(store), "controls": store.record.get("controls", []), "blocks": describe(store, files)}
+            {"name": name_of(store), "controls": collect_controls(store), "blocks": describe(store, files)}
             for store in stores
             if wanted(store)
         ]
@@ -546,7 +547,7 @@ def describe_stores(stores: Sequence[Store]) -> list[dict[str, Any]]:
                 "stage": str(record.get("stage", "")),
                 "seed": record.get("seed"),
                 "created": record.get("created", ""),
-                "controls": [str(name) for name in record.get("controls", [])],
+                "controls": collect_controls(store),
                 "models": [str(name) for name in record.get("models", [])],
                 "params": _pairs(record.get("params", {})),
                 "extra": _pairs(record.get("extra", {})),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from aligncut_cli.store.controls import collect_controls
 from aligncut_cli.store.nodes import ModelAxes, NodeAxes
 from aligncut_cli.store.read import Store
 
@@ -41,7 +42,7 @@ class View:
     @property
     def controls(self) -> list[str]:
         """Return what makes this space a control."""
-        return sorted({str(name) for store in self.stores for name in store.record.get("controls", [])})
+        return collect_controls(*self.stores)
 
     @property
     def group(self) -> str:

@@ -50,15 +50,15 @@ def run(
         )
     if masks is None and len(runs) > 1:
         raise UsageError("several eigs stores can only be compared by a score", do="Give --masks DIR.")
-    truth = None if masks is None else open_mask_input(masks, format=params.masks_format, classes=classes)
+    truth = open_mask_input(masks, format=params.masks_format, classes=classes)
     identity = Identity(
         stage="segment",
         version=VERSION,
         kind="segments",
         params=as_record(params),
-        inputs=[run.store.as_input for run in runs] + ([] if truth is None else [truth.record]),
+        inputs=[*(run.store.as_input for run in runs), *truth.records],
         extra={
-            "masks_format": None if truth is None else truth.format,
+            "masks_format": truth.format,
             "runs": [run.name for run in runs] if len(runs) > 1 else [],
         },
         loose=LOOSE,
@@ -69,7 +69,7 @@ def run(
         else:
             from aligncut_cli.stages.segment_phases import segment_phases
 
-            outcome = segment_phases(work, runs, truth.masks if truth else None, params, options, console).run()
+            outcome = segment_phases(work, runs, truth.masks, params, options, console).run()
     if figures is not None and outcome.plan is None:
         draw(outcome.path, params, replace(options, output=figures), console, masks=masks, classes=classes)
     return outcome
@@ -95,7 +95,7 @@ def draw(
 ) -> Outcome:
     """Write CSV tables, plots and overlays of a segments store to a folder; returns its path."""
     source = open_store(segments, "segments")
-    truth = None if masks is None else open_mask_input(masks, format=params.masks_format, classes=classes)
+    truth = open_mask_input(masks, format=params.masks_format, classes=classes)
     identity = Identity(
         stage="segment --figures",
         version=FIGURES_VERSION,
@@ -108,4 +108,4 @@ def draw(
             return work.outcome()
         from aligncut_cli.stages.segment_figures import SegmentFigures
 
-        return SegmentFigures(work, source, truth.masks if truth else None, params.pictures, console).run()
+        return SegmentFigures(work, source, truth.masks, params.pictures, console).run()

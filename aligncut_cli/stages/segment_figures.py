@@ -10,6 +10,7 @@ from aligncut_cli.masks import MaskSet
 from aligncut_cli.maths.grid import resize_mask, spread_tokens
 from aligncut_cli.stages.photos import Photos
 from aligncut_cli.stages.segment_scores import list_classes, list_runs, read_scores, tabulate
+from aligncut_cli.store.controls import collect_controls
 from aligncut_cli.store.folder import file_for_image, write_csv
 from aligncut_cli.store.read import Store
 from aligncut_cli.store.run import Outcome, Plan, Work
@@ -32,7 +33,7 @@ class SegmentFigures:
         self.axes = source.axes
         self.photos = Photos(source.images())
         self.n_pictures = min(n_pictures, len(self.photos.images["id"]))
-        self.controls = list(source.record.get("controls", []))
+        self.controls = collect_controls(source)
         self.first_colour = int(bool(source.record["params"]["clusters"]))  # no cluster is the background
 
     def run(self) -> Outcome:

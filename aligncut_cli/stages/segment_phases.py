@@ -22,6 +22,7 @@ from aligncut_cli.maths.grid import resize_mask
 from aligncut_cli.maths.segmentation import pick_other_images
 from aligncut_cli.params import RunOptions, SegmentParams
 from aligncut_cli.stages.segment import Run
+from aligncut_cli.store.controls import collect_controls
 from aligncut_cli.store.nodes import image_slices, require_tokens
 from aligncut_cli.store.read import read_ahead
 from aligncut_cli.store.run import Outcome, Plan, Work
@@ -279,7 +280,7 @@ class SegmentPhases(ABC):
                 "shuffled_miou": float(shuffled[best]),
                 "bound_miou": float(bound[best]),
             }
-        controls = sorted({str(name) for run in self.runs for name in run.store.record.get("controls", [])})
+        controls = collect_controls(*(run.store for run in self.runs))
         outcome = self.work.finish(
             models=self.axes.names,
             summary=summary,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aligncut_cli.store.controls import title_with_controls
 from aligncut_cli.store.read import Store
 
 Floats = NDArray[np.float64]
@@ -51,8 +52,7 @@ class Scores:
 
     def title(self, controls: Sequence[str]) -> str:
         """Say what the table is, and that it is a control."""
-        text = f"mIoU over {len(self.classes)} classes, {self.method}"
-        return f"CONTROL, not the real responses: {', '.join(controls)}\n{text}" if controls else text
+        return title_with_controls(f"mIoU over {len(self.classes)} classes, {self.method}", controls)
 
 
 def read_scores(store: Store) -> Scores:

@@ -34,6 +34,20 @@ class FeatureSpace:
     top_channels: int | None
     device: torch.device
 
+    @classmethod
+    def universal(cls, features: Store, alignment: Store, device: torch.device) -> FeatureSpace:
+        """Return features in the universal space of an alignment: mapped by it here, or before by `align --apply`.
+
+        raises : BadInput where they were mapped by another alignment
+        """
+        mapped_by = [item for item in features.record["inputs"] if item["kind"] == "alignment"]
+        if mapped_by and mapped_by[0]["digest"] != alignment.as_input.digest:
+            raise BadInput(
+                f"{features.path} was mapped by another alignment than {alignment.path}",
+                do=f"Give --alignment {mapped_by[0]['path']}, or the features as extracted.",
+            )
+        return cls(features, None if mapped_by else alignment, None, None, device)
+
     def require(self) -> None:
         """Refuse features that cannot be put into one space, before any work."""
         if self.alignment is not None and self.features.record["stage"] == "align":
@@ -135,7 +149,9 @@ class FeatureSpace:
         return unit_rows(self.map_rows(rows, slot))
 
     def weight(self, slot: Slot) -> torch.Tensor:
-        """Return W of a slot, (channel, universal) float32."""
+        """Return W of a slot, (channel, universal) float32; the identity where features are taken as they are."""
+        if self.alignment is None:
+            return torch.eye(self.n_channels_stored(slot.model), device=self.device)
         if slot not in self._weights:
             if len(self._weights) > 4:
                 self._weights.clear()

@@ -35,14 +35,14 @@ def run(
     if params.radius is not None and not params.radius > 0:
         raise UsageError(f"a radius of {params.radius} holds no token", do="Give a --radius above 0.")
     source = open_store(tsne, "tsne")
-    truth = None if masks is None else open_mask_input(masks, format=params.masks_format, classes=classes)
+    truth = open_mask_input(masks, format=params.masks_format, classes=classes)
     identity = Identity(
         stage="transitions",
         version=VERSION,
         kind="transitions",
         params=as_record(params),
-        inputs=[source.as_input] + ([] if truth is None else [truth.record]),
-        extra={"masks_format": None if truth is None else truth.format},
+        inputs=[source.as_input, *truth.records],
+        extra={"masks_format": truth.format},
         loose=["masks_format"],
     )
     with begin(identity, options, inputs=[source.path]) as work:
@@ -51,7 +51,7 @@ def run(
         else:
             from aligncut_cli.stages.transitions_phases import TransitionsPhases
 
-            outcome = TransitionsPhases(work, source, truth.masks if truth else None, params, console).run()
+            outcome = TransitionsPhases(work, source, truth.masks, params, console).run()
     if figures is not None and outcome.plan is None:
         draw(outcome.path, source, replace(options, output=figures), console)
     return outcome

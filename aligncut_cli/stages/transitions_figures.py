@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aligncut_cli.console import Console
+from aligncut_cli.store.controls import collect_controls
 from aligncut_cli.store.folder import write_csv
 from aligncut_cli.store.nodes import Slot
 from aligncut_cli.store.read import Store
@@ -25,7 +26,7 @@ class TransitionsFigures:
 
     def __init__(self, work: Work, source: Store, tsne: Store, console: Console) -> None:
         self.work, self.source, self.tsne, self.console = work, source, tsne, console
-        self.controls = list(source.record.get("controls", []))
+        self.controls = collect_controls(source, tsne)
         self.masks: list[str] = source.record["masks"]
         self.along: list[str] = source.record["params"]["along"]
         self.in_plane = int(source.record["dims"]) == 2

@@ -23,6 +23,7 @@ from aligncut_cli.maths.transitions import GROUPS, TransitionCounts, TransitionR
 from aligncut_cli.params import TransitionsParams
 from aligncut_cli.stages.stream import choose_nodes, gather_rows
 from aligncut_cli.stages.tokens import TokenPlace, parse_token
+from aligncut_cli.store.controls import collect_controls, title_with_controls
 from aligncut_cli.store.nodes import ModelAxes, Slot, image_slices, require_tokens
 from aligncut_cli.store.read import Store, read_ahead
 from aligncut_cli.store.run import Outcome, Plan, Work
@@ -334,7 +335,7 @@ class TransitionsPhases:
         }
         if self.pairs[0].step is None:
             summary |= {"from": rows[0][0], "to": rows[0][1], **dict(zip(TESTED, rows[0][4:], strict=True))}
-        controls = list(self.source.record.get("controls", []))
+        controls = collect_controls(self.source)
         outcome = self.work.finish(
             models=self.followed,
             summary=summary,
@@ -344,8 +345,7 @@ class TransitionsPhases:
             dims=int(self.source.record["params"]["dims"]),
         )
         header = ["from", "to", "radius", "radius", "bifurcation", "by chance", "p"]
-        title = f"CONTROL, not the real responses: {', '.join(controls)}" if controls else ""
-        self.console.table(header, rows, title=title)
+        self.console.table(header, rows, title=title_with_controls("", controls))
         return outcome
 
 

@@ -17,6 +17,7 @@ from aligncut_cli.maths.neighbours import NeighbourSearch, build_search, choose_
 from aligncut_cli.maths.tsne import fit_tsne
 from aligncut_cli.params import RunOptions, TsneParams
 from aligncut_cli.stages.stream import choose_nodes, gather_rows, stream_blocks
+from aligncut_cli.store.controls import collect_controls
 from aligncut_cli.store.nodes import Block, Slot, images_per_chunk
 from aligncut_cli.store.read import Store
 from aligncut_cli.store.run import Outcome, Plan, Work, write_json
@@ -241,7 +242,7 @@ class TsnePhases:
             summary=summary,
             groups=[name for name, _ in self.groups],
             colour_range={"low": low.tolist(), "high": high.tolist()},
-            controls=self.source.record.get("controls", []),
+            controls=collect_controls(self.source, self.base),
         )
         divergence = ", ".join(f"{fit['kl_divergence']:.3f}" for fit in fits.values())
         self.console.note(

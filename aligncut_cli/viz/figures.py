@@ -9,6 +9,8 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from aligncut_cli.store.controls import describe_controls
+
 COLOURS = ("#3b6ea8", "#c8553d", "#5a9367", "#8e5ea2", "#c99a2e", "#4aa3a2", "#7a7a7a", "#a83b6e")
 FOREGROUND, BACKGROUND = "#c8553d", "#3b6ea8"
 
@@ -24,8 +26,7 @@ def new_figure(
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize=8)
     if controls:
-        text = f"control, not the real responses: {', '.join(controls)}"
-        figure.suptitle(text, color="#b41e1e", fontsize=9)
+        figure.suptitle(describe_controls(controls), color="#b41e1e", fontsize=9)
     return figure, [list(row) for row in axes]
 
 

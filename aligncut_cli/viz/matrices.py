@@ -10,11 +10,16 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from aligncut_cli.store.controls import describe_controls
+
 
 def draw_similarity(
-    path: Path, matrices: Mapping[str, NDArray[np.float64]], labels: Sequence[str], *, warning: str = ""
+    path: Path, matrices: Mapping[str, NDArray[np.float64]], labels: Sequence[str], *, controls: Sequence[str]
 ) -> None:
-    """Write a PNG with one (slots, slots) cosine matrix per title; blank where slots cannot be compared."""
+    """Write a PNG with one (slots, slots) cosine matrix per title; blank where slots cannot be compared.
+
+    A control is said in red.
+    """
     figure = Figure(figsize=(1.2 + 5.2 * len(matrices), 5.6), layout="constrained")
     FigureCanvasAgg(figure)
     step = max(1, len(labels) // 18)
@@ -27,6 +32,6 @@ def draw_similarity(
         axis.set_xticks(list(ticks), [labels[i] for i in ticks], rotation=90, fontsize=7)
         axis.set_yticks(list(ticks), [labels[i] for i in ticks], fontsize=7)
     figure.colorbar(images[-1], ax=list(axes), label="mean cosine of the same token", shrink=0.8)
-    if warning:
-        figure.suptitle(warning, color="#b41e1e")
+    if controls:
+        figure.suptitle(describe_controls(controls), color="#b41e1e")
     figure.savefig(path, dpi=110)

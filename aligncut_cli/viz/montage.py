@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from aligncut_cli.store.controls import describe_controls
+
 Pixels = NDArray[np.uint8]
 PAPER, INK, WARNING = (255, 255, 255), (40, 40, 40), (180, 30, 30)
 GAP = 4
@@ -32,26 +34,25 @@ def draw_montage(
     grids: Mapping[str, Sequence[tuple[int, Pixels]]],
     *,
     title: str,
-    warning: str = "",
+    controls: Sequence[str],
 ) -> Image.Image:
     """Draw the photo, then one row per model with a tile per layer, in one scale.
 
     photo   : (H, W, 3), whose size is that of every tile
     grids   : for each model its (layer, (h, w, 3) colours), in order
-    warning : a line in red, such as that the alignment is a control
-    returns : the picture; rows are labelled with the model, tiles with the layer
+    returns : the picture; rows are labelled with the model, tiles with the layer; a control is said in red
     """
     height, width = photo.shape[:2]
     text = max(10, height // 9)
     label = max(round(text * 0.62 * max(len(name) for name in grids)) + 2 * GAP, text)
     columns = 1 + max(len(tiles) for tiles in grids.values())
-    head = text + 2 * GAP + (text + GAP if warning else 0)
+    head = text + 2 * GAP + (text + GAP if controls else 0)
     row = height + text + 2 * GAP
     canvas = Image.new("RGB", (label + columns * (width + GAP) + GAP, head + len(grids) * row + GAP), PAPER)
     draw = ImageDraw.Draw(canvas)
     draw.text((GAP, GAP), title, fill=INK, font=_font(text))
-    if warning:
-        draw.text((GAP, 2 * GAP + text), warning, fill=WARNING, font=_font(text))
+    if controls:
+        draw.text((GAP, 2 * GAP + text), describe_controls(controls), fill=WARNING, font=_font(text))
     for index, (name, tiles) in enumerate(grids.items()):
         top = head + index * row + text + GAP
         if index == 0:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from aligncut_cli.store.controls import describe_controls
 from aligncut_cli.viz.montage import GAP, INK, PAPER, WARNING, Pixels, _font
 
 
@@ -36,8 +37,7 @@ def draw_sheet(rows: Sequence[Row], *, title: str, controls: Sequence[str]) -> I
     draw = ImageDraw.Draw(canvas)
     draw.text((GAP, GAP), title, fill=INK, font=_font(text))
     if controls:
-        warning = f"control, not the real responses: {', '.join(controls)}"
-        draw.text((GAP, 2 * GAP + text), warning, fill=WARNING, font=_font(text))
+        draw.text((GAP, 2 * GAP + text), describe_controls(controls), fill=WARNING, font=_font(text))
     top = head
     for row, lines, height in zip(rows, labels, heights, strict=True):
         middle = top + text + (height - text) // 2

@@ -59,14 +59,17 @@ def test_rows_do_not_depend_on_the_block_they_come_in():
     assert torch.equal(unit_rows(rows)[7:9], unit_rows(rows[7:9]))
 
 
-@pytest.mark.parametrize("shape", [(3, 5, 4), (16, 16, 16), (33, 70, 129), (200, 31, 768)])
+@pytest.mark.parametrize("shape", [(3, 5, 4), (1, 300, 7), (33, 70, 129), (200, 31, 768)])
+@pytest.mark.parametrize("layout", ["rows", "columns", "gaps"])
 @pytest.mark.parametrize("route", ["tensors as they lie", "converted"])
-def test_inner_products_are_those_of_a_plain_sum_on_every_route(monkeypatch, shape, route):
+def test_inner_products_are_those_of_a_plain_sum_on_every_route(monkeypatch, shape, layout, route):
+    monkeypatch.setattr(affinity_module, "_ONEDNN_FROM", 0)
     if route == "converted":
         monkeypatch.setattr(affinity_module, "_onednn_linear", None)
     n, m, dim = shape
     generator = torch.Generator().manual_seed(1)
-    a, b = torch.randn(n, dim, generator=generator), torch.randn(dim, m, generator=generator).T
+    a, b = (torch.randn(rows, dim + 3, generator=generator)[:, :dim] for rows in (n, m))
+    b = {"rows": b.contiguous(), "columns": b.T.contiguous().T, "gaps": b}[layout]
     exact = (a.double().unsqueeze(1) * b.double().unsqueeze(0)).sum(dim=-1)
     found = inner_products(a, b)
     assert found.is_contiguous()

@@ -99,7 +99,8 @@ def test_one_neighbour_is_copied():
 
 
 def test_the_nystrom_extension_is_its_formula(monkeypatch):
-    monkeypatch.setattr(propagate, "_TILE", 37)
+    monkeypatch.setattr(propagate, "_QUERY_TILE", 37)
+    monkeypatch.setattr(propagate, "_SAMPLE_TILE", {"cpu": 41})
     sample, queries = clustered(150), clustered(90, seed=1)
     queries[3] = 0
     solution = solve(sample, 6)

@@ -40,7 +40,7 @@ def alignment(tmp_path_factory: pytest.TempPathFactory, planted: tuple[Path, Pat
 
 def cosines(folder: Path, name: str) -> np.ndarray:
     rows = list(csv.reader((folder / f"similarity-{name}.csv").read_text().splitlines()))
-    return np.array([[float(cell) if cell else np.nan for cell in row[1:]] for row in rows[1:]])
+    return np.array([[float(cell) if cell else np.nan for cell in row[1 : len(rows)]] for row in rows[1:]])
 
 
 def test_planted_responses_are_predicted_up_to_their_ceiling(alignment: Path) -> None:
@@ -84,6 +84,9 @@ def test_the_same_token_meets_across_slots_only_after_alignment_by_real_response
     )
     chance = done("compare", features, "--alignment", random, "-o", tmp_path / "control")
     assert abs(cosines(chance, "after")[apart].mean()) < 0.3
+    said = {name: (chance / f"similarity-{name}.csv").read_text().splitlines() for name in ("before", "after")}
+    assert all(line.endswith((",control", ",random")) for line in said["after"])
+    assert not any(line.endswith((",control", ",random")) for line in said["before"])
     assert open_store(random).read("scores/r2").mean() < 0.1
 
 
@@ -109,7 +112,8 @@ def test_shuffled_pairs_lose_the_brain_score_and_are_flagged_downstream(
     assert abs(np.median(store.read("scores/r"))) < 0.2
     eigs = done("eigs", features, "-o", tmp_path / "e.zarr", "--alignment", result.path, "--n-eig", 3)
     tsne = done("tsne", eigs, "-o", tmp_path / "t.zarr", "--n-sample", 200, "--iterations", 20)
-    for path in (result.path, eigs, tsne):
+    pictures = done("render", tsne, "-o", tmp_path / "pictures", "--images", 1)
+    for path in (result.path, eigs, tsne, pictures):
         assert "CONTROL" in aligncut("inspect", path).out
 
 

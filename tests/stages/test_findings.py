@@ -254,6 +254,52 @@ def test_what_cannot_be_compared_is_refused(
     assert words in result.err
 
 
+# features that `align --apply` has mapped before
+
+
+@pytest.fixture(scope="module")
+def mapped(tmp_path_factory: pytest.TempPathFactory, features: Path, alignment: Path) -> Path:
+    return done("align", features, "--apply", alignment, "-o", tmp_path_factory.mktemp("mapped") / "u.zarr")
+
+
+def test_concepts_of_mapped_features_are_those_of_features_mapped_while_reading(
+    tmp_path: Path, tsne: Path, mapped: Path, alignment: Path, described: Path
+) -> None:
+    args = ["--concepts", 4, "--permutations", 50, "--patches", 3]
+    out = done("concepts", tsne, "--features", mapped, "--alignment", alignment, "-o", tmp_path / "out", *args)
+    ours, theirs = read_csv(out / "concepts.csv"), read_csv(described / "concepts.csv")
+    assert [row["tokens"] for row in ours] == [row["tokens"] for row in theirs]
+    for name in ("mean.npy", "deviation.npy"):
+        np.testing.assert_allclose(np.load(out / name), np.load(described / name), atol=1e-3)
+
+
+def test_activations_of_mapped_features_are_those_of_features_mapped_while_reading(
+    tmp_path: Path, features: Path, mapped: Path, alignment: Path, figure_ground: Path
+) -> None:
+    args = ["--alignment", alignment, "--masks", figure_ground, "--token", "photo-004:2,1", "--slot", "tiny:1"]
+    once, before = (done("activations", f, "-o", tmp_path / f.stem, *args) for f in (features, mapped))
+    ours, theirs = read_csv(before / "activations.csv"), read_csv(once / "activations.csv")
+    assert [row["roi"] for row in ours] == [row["roi"] for row in theirs]
+    for name in ("foreground", "background", "difference"):
+        found, expected = ([float(row[name]) for row in rows] for rows in (ours, theirs))
+        np.testing.assert_allclose(found, expected, atol=1e-3)
+    similar = (np.load(folder / "similarity-photo-004_2,1.npy") for folder in (before, once))
+    np.testing.assert_allclose(*similar, atol=1e-4)
+
+
+@pytest.mark.parametrize("command", ["concepts", "activations"])
+def test_features_that_another_alignment_has_mapped_are_refused(
+    tmp_path: Path, tsne: Path, mapped: Path, alignment: Path, command: str
+) -> None:
+    weights = {name: (range(3), np.ones((3, 192, 24))) for name in ("tiny", "pair")}
+    other = make_alignment(tmp_path / "other.zarr", weights, np.ones((24, 40)), {})
+    given = [tsne, "--features", mapped] if command == "concepts" else [mapped, "--token", "photo-004:2,1"]
+    more = [] if command == "concepts" else ["--slot", "tiny:1"]
+    result = aligncut(command, *given, *more, "--alignment", other, "-o", tmp_path / "out")
+    assert result.code == 3, result.err
+    assert f"--alignment {alignment}" in " ".join(result.err.split())
+
+
 def test_a_control_is_said_wherever_its_numbers_are(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     tokens = {"clip": rng.standard_normal((2, 5, 17, 6))}

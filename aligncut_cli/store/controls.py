@@ -1,0 +1,24 @@
+"""Controls: what stood in for the real responses, which everything made from them has to say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from aligncut_cli.store.read import Store
+
+
+def collect_controls(*stores: Store | None) -> list[str]:
+    """Return the controls of the stores that something is made of, for its own record; None is an input not given."""
+    return sorted({str(name) for store in stores if store is not None for name in store.record.get("controls", [])})
+
+
+def describe_controls(controls: Sequence[str], *, word: str = "control") -> str:
+    """Say in a line that these are not the real responses, for a picture that says it in red; empty where they are."""
+    return f"{word}, not the real responses: {', '.join(controls)}" if controls else ""
+
+
+def title_with_controls(title: str, controls: Sequence[str]) -> str:
+    """Put that line above the title of a table in text, where capitals stand for the red."""
+    return "\n".join(line for line in (describe_controls(controls, word="CONTROL"), title) if line)
