@@ -101,7 +101,7 @@ def solve_normalized_cut(
             why=f"{memory_limit / 1e9:.1f} GB are allowed",
             do="sample fewer nodes with --n-sample, or allow more with --max-memory",
         )
-    graph = _HalfGraph(features, spare, progress)
+    graph = NormalizedAffinity(features, spare, progress)
     return _solve_krylov(graph, n_eig, block, seed)
 
 
@@ -154,8 +154,14 @@ def _solve_dense(unit_features: torch.Tensor, n_eig: int) -> EigenSolution:
     return EigenSolution(values.copy(), vectors.astype(np.float32), degrees, residuals, 0, "dense float64, LAPACK")
 
 
-class _HalfGraph:
-    """S as an operator: the tiles of A on and above the diagonal, held or computed anew; D^-1/2 acts on the vectors."""
+class NormalizedAffinity:
+    """S = D^-1/2 A D^-1/2 as an operator: A in tiles on and above the diagonal, held or computed anew.
+
+    features : (m, D) unit or zero rows, float32, on the device to compute on
+    spare    : bytes that the held tiles may take
+    progress : called with (tiles passed, tiles expected)
+    degrees  : (attribute) (m,) float64, row sums of A
+    """
 
     def __init__(self, features: torch.Tensor, spare: int, progress: Callable[[int, int], None] | None) -> None:
         self.features = features
@@ -175,6 +181,7 @@ class _HalfGraph:
 
     @property
     def storage(self) -> str:
+        """How the tiles are held, for the record."""
         share = len(self._held) / self.n_tiles
         if share == 1:
             return "upper half, float32 tiles"
@@ -213,7 +220,7 @@ class _HalfGraph:
                 self.progress(self._passed, self._expected)
 
 
-def _solve_krylov(graph: _HalfGraph, n_eig: int, block: int, seed: int) -> EigenSolution:
+def _solve_krylov(graph: NormalizedAffinity, n_eig: int, block: int, seed: int) -> EigenSolution:
     """Find the subspace with products summed in float32, then take the rounding of the sums out of it in float64."""
     m = len(graph.features)
     rough, rough_products = _iterate(graph, _start_vectors(graph, block, seed), n_eig, _AIM_FLOAT32, exact_sums=False)
@@ -248,7 +255,9 @@ class _Pairs:
     residuals: torch.Tensor
 
 
-def _iterate(graph: _HalfGraph, start: torch.Tensor, n_eig: int, aim: float, *, exact_sums: bool) -> tuple[_Pairs, int]:
+def _iterate(
+    graph: NormalizedAffinity, start: torch.Tensor, n_eig: int, aim: float, *, exact_sums: bool
+) -> tuple[_Pairs, int]:
     """Block Krylov with thick restarts; returns the leading pairs, a block of them, and the number of products.
 
     The basis grows by its own images up to the first look, which costs no more than keeping it orthonormal, and after
@@ -291,7 +300,7 @@ def _ritz(basis: torch.Tensor, images: torch.Tensor) -> tuple[torch.Tensor, torc
     return values.flip(0), mix.flip(1)
 
 
-def _start_vectors(graph: _HalfGraph, block: int, seed: int) -> torch.Tensor:
+def _start_vectors(graph: NormalizedAffinity, block: int, seed: int) -> torch.Tensor:
     """Take D^1/2 1, the exact leading eigenvector, and random ones."""
     generator = torch.Generator().manual_seed(seed)
     others = torch.randn(len(graph.features), block - 1, generator=generator, dtype=torch.float64)

@@ -125,23 +125,6 @@ class NystromExtension:
         self._directions, self._sample = None, sample
 
 
-def extend_nystrom(
-    unit_queries: torch.Tensor,
-    unit_sample: torch.Tensor,
-    *,
-    eigenvectors: torch.Tensor | NDArray[np.floating],
-    eigenvalues: torch.Tensor | NDArray[np.floating],
-    degrees: torch.Tensor | NDArray[np.floating],
-) -> torch.Tensor:
-    """Carry eigenvectors to one block of nodes by the Nystrom extension; see `NystromExtension`.
-
-    unit_queries : (n, D) unit or zero rows
-    returns      : (n, C) float32
-    """
-    extension = NystromExtension(unit_sample, eigenvectors=eigenvectors, eigenvalues=eigenvalues, degrees=degrees)
-    return extension.extend(unit_queries)
-
-
 def gram(block: torch.Tensor) -> NDArray[np.float64]:
     """Inner products of the columns of a block of rows; the sum over blocks is that of the whole.
 
@@ -248,27 +231,3 @@ class ResidualCheck:
         residual = (image - x * values).norm(dim=0) / (values.abs() * size)
         rayleigh = (x * image).sum(dim=0) / size**2
         return ResidualReport(residual.cpu().numpy(), rayleigh.cpu().numpy(), len(x))
-
-
-def captured_trace(
-    carried: NDArray[np.floating], unit_features: torch.Tensor, *, eigenvectors: NDArray[np.floating]
-) -> tuple[float, float]:
-    """Judge carried eigenvectors against the exact ones of a graph small enough to solve.
-
-    carried       : (n, C) of any scale
-    unit_features : (n, D) unit or zero rows
-    eigenvectors  : (n, C) exact, unit columns
-    returns       : share of the exact trace that the span of `carried` captures, and the mean squared cosine between
-                    the two spans; both 1 for a perfect result
-    """
-    features = unit_features.to(torch.float32)
-    spans = [np.linalg.qr(np.asarray(columns, dtype=np.float64))[0] for columns in (carried, eigenvectors)]
-    both = torch.from_numpy(np.concatenate(spans, axis=1)).to(features.device)
-    tiles = [slice(low, low + _TILE) for low in range(0, len(features), _TILE)]
-    degrees = torch.cat([affinity_between(features[tile], features).sum(dim=1) for tile in tiles]).double()
-    scaled = (both / degrees.sqrt()[:, None]).to(torch.float32)
-    image = torch.cat([affinity_between(features[tile], features) @ scaled for tile in tiles]).double()
-    traces = ((both / degrees.sqrt()[:, None]) * image).sum(dim=0).cpu().numpy()
-    n_eig = carried.shape[1]
-    overlap = np.linalg.norm(spans[0].T @ spans[1]) ** 2 / n_eig
-    return float(traces[:n_eig].sum() / traces[n_eig:].sum()), float(overlap)

@@ -134,3 +134,9 @@ def read_rows(path: Path) -> NDArray[np.float16]:
 
     store = open_store(path)
     return np.concatenate([store.read(f"{m.name}/tokens").reshape(m.n_nodes, -1) for m in store.axes.models])
+
+
+def cosine_affinity(a: torch.Tensor, b: torch.Tensor | None = None, sigma: float = 1.0) -> torch.Tensor:
+    """Eq. 3 in the form that ncut-pytorch takes: exp(cos - 1)."""
+    a, b = (torch.nn.functional.normalize(x, dim=-1) for x in (a, a if b is None else b))
+    return torch.exp(a @ b.T - 1)

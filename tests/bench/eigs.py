@@ -16,10 +16,9 @@ import numpy as np
 import torch
 
 from aligncut_cli.maths.affinity import unit_rows
-from aligncut_cli.maths.eigensolve import solve_normalized_cut
-from aligncut_cli.maths.propagate import captured_trace
 from aligncut_cli.store.read import open_store
 from tests.bench.common import TOKENS, Measured, python, read_rows, run_measured, write_vit_like_store
+from tests.quality import ExactGraph
 
 SLOTS = 36
 
@@ -43,13 +42,10 @@ def run_ncut(features: Path, output: Path, n_eig: int) -> Measured:
 import numpy as np, torch
 from pathlib import Path
 from ncut_pytorch import Ncut
-from tests.bench.common import read_rows
+from tests.bench.common import cosine_affinity, read_rows
 rows = torch.from_numpy(read_rows(Path({str(features)!r}))).float()
-def affinity(a, b=None, sigma=1.0):
-    b = a if b is None else b
-    a, b = (torch.nn.functional.normalize(x, dim=-1) for x in (a, b))
-    return torch.exp(a @ b.T - 1)
-np.save({str(output)!r}, Ncut(n_eig={n_eig}, sigma=1.0, affinity_fn=affinity, device="cpu").fit_transform(rows).numpy())
+cut = Ncut(n_eig={n_eig}, sigma=1.0, affinity_fn=cosine_affinity, device="cpu")
+np.save({str(output)!r}, cut.fit_transform(rows).numpy())
 """
     return run_measured(python(code))
 
@@ -57,14 +53,6 @@ np.save({str(output)!r}, Ncut(n_eig={n_eig}, sigma=1.0, affinity_fn=affinity, de
 def carried_rows(path: Path) -> np.ndarray:
     store = open_store(path)
     return np.concatenate([store.read(f"{m.name}/eigvecs").reshape(m.n_nodes, -1) for m in store.axes.models])
-
-
-def judge(features: Path, carried: np.ndarray, n_eig: int) -> str:
-    """Share of the exact trace and mean squared cosine, on a graph small enough to solve."""
-    unit = unit_rows(torch.from_numpy(read_rows(features)))
-    exact = solve_normalized_cut(unit, n_eig=n_eig, device="cpu", memory_limit=8 * 10**9, seed=0)
-    trace, cosine = captured_trace(carried, unit, eigenvectors=exact.eigenvectors)
-    return f"trace share {trace:.4f}  mean squared cosine {cosine:.4f}"
 
 
 def main() -> None:
@@ -85,7 +73,17 @@ def main() -> None:
     made = write_vit_like_store(features, n_images=n_images, n_models=3, n_layers=12)
     output = given.folder / "eigs.zarr"
     print(f"{made:,} nodes of {SLOTS} slots x {n_images} images, 768 channels, C = {given.n_eig}")
+
+    def judge(carried: np.ndarray) -> str:
+        if exact is None:
+            return ""
+        trace, cosine = exact.judge(carried)
+        return f"trace share {trace:.4f}  mean squared cosine {cosine:.4f}"
+
+    exact = None
     if given.quality:
+        unit = unit_rows(torch.from_numpy(read_rows(features)))
+        exact = ExactGraph(unit, n_eig=given.n_eig, memory_limit=8 * 10**9)
         for extend, m, search in (
             ("nystrom", 1000, "auto"),
             ("nystrom", 2000, "auto"),
@@ -95,7 +93,7 @@ def main() -> None:
         ):
             options = ["--n-sample", m, "--extend", extend, "--search", search, "--n-eig", given.n_eig]
             figures = run_ours(features, output, list(map(str, options)))
-            show(f"{extend} m={m} {search}", figures, judge(features, carried_rows(output), given.n_eig))
+            show(f"{extend} m={m} {search}", figures, judge(carried_rows(output)))
     else:
         options = ["--n-sample", given.n_sample, "--extend", given.extend, "--search", given.search]
         figures = run_ours(features, output, [*map(str, options), "--n-eig", str(given.n_eig)])
@@ -103,7 +101,7 @@ def main() -> None:
     if given.against:
         rows = given.folder / "ncut.npy"
         figures = run_ncut(features, rows, given.n_eig)
-        show("ncut-pytorch", figures, judge(features, np.load(rows), given.n_eig) if given.quality else "")
+        show("ncut-pytorch", figures, judge(np.load(rows)))
 
 
 if __name__ == "__main__":

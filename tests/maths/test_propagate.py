@@ -14,12 +14,11 @@ from aligncut_cli.maths.neighbours import build_search
 from aligncut_cli.maths.propagate import (
     NystromExtension,
     ResidualCheck,
-    captured_trace,
-    extend_nystrom,
     gram,
     orthogonalizer,
     propagate_eigenvectors,
 )
+from tests.quality import ExactGraph
 
 
 def clustered(n: int, *, seed: int = 0) -> torch.Tensor:
@@ -57,13 +56,13 @@ def extend_naively(queries: np.ndarray, sample: np.ndarray, solution) -> np.ndar
 
 
 def extend(queries: torch.Tensor, sample: torch.Tensor, solution) -> torch.Tensor:
-    return extend_nystrom(
-        queries,
+    extension = NystromExtension(
         sample,
         eigenvectors=solution.eigenvectors,
         eigenvalues=solution.eigenvalues,
         degrees=solution.degrees,
     )
+    return extension.extend(queries)
 
 
 def test_equation_4_is_the_affinity_weighted_average():
@@ -231,28 +230,37 @@ def test_a_residual_check_of_part_of_the_nodes_is_refused():
         ResidualCheck(unit[:0], torch.ones(0, 2), eigenvalues=np.ones(2), n_nodes=50)
 
 
-def test_the_captured_trace_is_one_for_the_exact_answer_and_falls_with_the_error(monkeypatch):
-    monkeypatch.setattr(propagate, "_TILE", 128)
+def judge_naively(unit: torch.Tensor, carried: np.ndarray, n_eig: int) -> tuple[float, float]:
+    rows = unit.numpy().astype(np.float64)
+    graph = np.exp(rows @ rows.T - 1)
+    root = np.sqrt(graph.sum(axis=1))
+    scaled = graph / root[:, None] / root
+    values, vectors = np.linalg.eigh(scaled)
+    projector = carried @ np.linalg.pinv(carried)
+    exact = vectors[:, -n_eig:]
+    return np.trace(projector @ scaled) / values[-n_eig:].sum(), np.trace(projector @ exact @ exact.T) / n_eig
+
+
+def test_the_judge_of_carried_eigenvectors_agrees_with_projectors():
     unit = clustered(500)
-    exact = solve(unit, 5).eigenvectors
+    graph = ExactGraph(unit, n_eig=5, memory_limit=10**9)
+    exact = graph.solution.eigenvectors
     rotated = exact @ np.linalg.qr(np.random.default_rng(0).normal(size=(5, 5)))[0] * 3
-    share, overlap = captured_trace(rotated, unit, eigenvectors=exact)
-    assert share == pytest.approx(1, abs=1e-5)
-    assert overlap == pytest.approx(1, abs=1e-6)
+    assert graph.judge(rotated) == pytest.approx((1, 1), abs=1e-5)
     wrong = exact.copy()
     wrong[:, 4] = np.random.default_rng(1).normal(size=500)
-    share, overlap = captured_trace(wrong, unit, eigenvectors=exact)
+    share, overlap = graph.judge(wrong)
+    assert (share, overlap) == pytest.approx(judge_naively(unit, wrong.astype(np.float64), 5), abs=1e-5)
     assert overlap == pytest.approx(0.8, abs=0.02)
     assert share < 0.995
 
 
 def test_both_extensions_recover_most_of_a_graph_from_a_sample():
     unit = clustered(1200)
-    exact = solve(unit, 6).eigenvectors
+    graph = ExactGraph(unit, n_eig=6, memory_limit=10**9)
     sample = unit[::4]
     solution = solve(sample, 6)
-    share, _ = captured_trace(extend(unit, sample, solution).numpy(), unit, eigenvectors=exact)
-    assert share > 0.998
+    assert graph.judge(extend(unit, sample, solution).numpy())[0] > 0.998
     score, index = build_search(sample, method="torch", metric="cosine", seed=0, device="cpu").search(unit, 10)
     averaged = propagate_eigenvectors(torch.exp(score - 1), index, torch.from_numpy(solution.eigenvectors))
-    assert captured_trace(averaged.numpy(), unit, eigenvectors=exact)[0] > 0.97
+    assert graph.judge(averaged.numpy())[0] > 0.97
