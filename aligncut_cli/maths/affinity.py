@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from aligncut_cli.maths.products import inner_products
+
 # Norms whose squares, and those of the entries that matter in them, are normal float32 numbers.
 _SAFE_NORMS = (1e-12, 1e18)
-# Multiply-adds from which oneDNN's start-up does not count.
-_ONEDNN_FROM = 2_000_000
-# oneDNN's product of two ordinary tensors, x @ w.T. The public way to it copies both operands and the result into and
-# out of oneDNN's layout, which costs as much as the product; where this name is gone, that way is taken.
-_onednn_linear = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
 
 def unit_rows(features: torch.Tensor) -> torch.Tensor:
@@ -38,29 +35,6 @@ def affinity_from_cosine_(cosine: torch.Tensor) -> torch.Tensor:
     returns : the same tensor, values in [exp(-2), 1]
     """
     return cosine.clamp_(-1.0, 1.0).sub_(1.0).exp_()
-
-
-def inner_products(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """All inner products of two sets of rows by the fastest route of the same precision.
-
-    On the CPU that is oneDNN, which uses AVX-512 on every processor that has it; MKL, behind `@`, does so on Intel's
-    only and takes two to three times as long elsewhere.
-
-    a       : (n, D)
-    b       : (m, D), same dtype and device
-    returns : (n, m), same dtype, contiguous
-    """
-    large = len(a) * len(b) * a.shape[1] >= _ONEDNN_FROM
-    if not (large and a.device.type == "cpu" and a.dtype == torch.float32 and torch.backends.mkldnn.is_available()):
-        return a @ b.T
-    product: torch.Tensor
-    if _onednn_linear is None:
-        product = torch.nn.functional.linear(a.to_mkldnn(), b.to_mkldnn()).to_dense()
-    else:
-        # Of a matrix with gaps between its rows oneDNN has the reference loop only, a thousand times slower.
-        b = b if b.is_contiguous() or b.T.is_contiguous() else b.contiguous()
-        product = _onednn_linear(a.contiguous(), b, None, "none", [], "")
-    return product
 
 
 def affinity(a_unit: torch.Tensor, b_unit: torch.Tensor) -> torch.Tensor:

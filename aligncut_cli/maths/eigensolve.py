@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from aligncut_cli.errors import AlignCutError, BadInput, OutOfResources
-from aligncut_cli.maths.affinity import affinity, affinity_from_cosine_, inner_products
+from aligncut_cli.maths.affinity import affinity, affinity_from_cosine_
+from aligncut_cli.maths.products import inner_products
 
 # Up to here LAPACK on the whole float64 matrix is as fast as iterating and needs no thought.
 _DENSE_UP_TO = 1500

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from aligncut_cli.errors import BadInput, UsageError
-from aligncut_cli.maths.affinity import inner_products
+from aligncut_cli.maths.products import inner_products
 
 METHODS = ("auto", "flat", "ivf", "torch")
 METRICS = ("cosine", "euclidean")

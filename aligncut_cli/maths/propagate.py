@@ -11,7 +11,7 @@ from torch.nn.functional import embedding_bag
 
 from aligncut_cli.errors import BadInput
 from aligncut_cli.maths.affinity import affinity as affinity_between
-from aligncut_cli.maths.affinity import inner_products
+from aligncut_cli.maths.products import inner_products
 
 # An eigenvalue this small is rounding: dividing by it would carry noise, so its eigenvector is carried as zero.
 _SMALLEST_EIGENVALUE = 1e-7

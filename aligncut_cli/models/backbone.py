@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 from aligncut_cli.errors import UsageError
+from aligncut_cli.maths.products import linear
 from aligncut_cli.models.registry import SHORT_NAMES, ModelSpec
 from aligncut_cli.models.weights import WeightsRecord, build_model, load_model
 
@@ -93,6 +95,8 @@ class Backbone:
         self.layers = tuple(layers)
         self.device = device
         self._model: Any = _cut_after(model, max(layers)).requires_grad_(False).eval().to(device)
+        if device.type == "cpu":
+            _hasten_linear_layers(self._model)
         # (x / 255 - mean) / std as one multiplication and one addition
         mean, std = (torch.tensor(value).view(1, 3, 1, 1) for value in (info.mean, info.std))
         self._scale, self._shift = (1 / (255 * std)).to(device), (-mean / std).to(device)
@@ -258,6 +262,13 @@ def _check_hooked_shape(model: Any, info: BackboneInfo, spec: ModelSpec) -> None
         model.forward_features(torch.empty((1, 3, *info.image_size), device="meta"))
     if shapes != [expected, expected]:
         raise _unsupported(model, spec)
+
+
+def _hasten_linear_layers(model: nn.Module) -> None:
+    """Let oneDNN compute what `nn.Linear` does, to rounding: where MKL holds AVX-512 back, in half the time."""
+    for layer in model.modules():
+        if type(layer) is nn.Linear:
+            layer.forward = functools.partial(linear, weight=layer.weight, bias=layer.bias)  # type: ignore[method-assign]
 
 
 def _cut_after(model: Any, last: int) -> Any:

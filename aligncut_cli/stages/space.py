@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from aligncut_cli.errors import BadInput, UsageError
 from aligncut_cli.maths.affinity import unit_rows
+from aligncut_cli.maths.products import inner_products
 from aligncut_cli.store.nodes import Block, NodeAxes, Slot
 from aligncut_cli.store.read import Store
 
@@ -135,7 +136,7 @@ class FeatureSpace:
         values = torch.from_numpy(np.ascontiguousarray(rows)).to(self.device)
         if self.alignment is not None:
             weight = self.weight(slot)
-            parts = [part.float() @ weight for part in values.split(ROWS_MAPPED_AT_ONCE)]
+            parts = [inner_products(part.float(), weight.T) for part in values.split(ROWS_MAPPED_AT_ONCE)]
             values = torch.cat(parts).to(torch.float16) if parts else values
             if not torch.isfinite(values).all():
                 raise BadInput(f"the features of {slot}, mapped by {self.alignment.path}, exceed the range of float16")

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from aligncut_cli.maths import affinity as affinity_module
-from aligncut_cli.maths.affinity import affinity, inner_products, unit_rows
+from aligncut_cli.maths.affinity import affinity, unit_rows
 
 
 def affinity_naively(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -57,21 +56,3 @@ def test_tiny_and_huge_rows_have_unit_length(scale):
 def test_rows_do_not_depend_on_the_block_they_come_in():
     rows = torch.randn(50, 33, generator=torch.Generator().manual_seed(2))
     assert torch.equal(unit_rows(rows)[7:9], unit_rows(rows[7:9]))
-
-
-@pytest.mark.parametrize("shape", [(3, 5, 4), (1, 300, 7), (33, 70, 129), (200, 31, 768)])
-@pytest.mark.parametrize("layout", ["rows", "columns", "gaps"])
-@pytest.mark.parametrize("route", ["tensors as they lie", "converted"])
-def test_inner_products_are_those_of_a_plain_sum_on_every_route(monkeypatch, shape, layout, route):
-    monkeypatch.setattr(affinity_module, "_ONEDNN_FROM", 0)
-    if route == "converted":
-        monkeypatch.setattr(affinity_module, "_onednn_linear", None)
-    n, m, dim = shape
-    generator = torch.Generator().manual_seed(1)
-    a, b = (torch.randn(rows, dim + 3, generator=generator)[:, :dim] for rows in (n, m))
-    b = {"rows": b.contiguous(), "columns": b.T.contiguous().T, "gaps": b}[layout]
-    exact = (a.double().unsqueeze(1) * b.double().unsqueeze(0)).sum(dim=-1)
-    found = inner_products(a, b)
-    assert found.is_contiguous()
-    assert torch.allclose(found.double(), exact, rtol=0, atol=5e-6 * dim**0.5)
-    assert torch.allclose(inner_products(a.double(), b.double()), exact, rtol=0, atol=1e-12)

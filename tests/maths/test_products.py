@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from aligncut_cli.maths import products
+from aligncut_cli.maths.products import inner_products, linear
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 4), (1, 300, 7), (33, 70, 129), (200, 31, 768)])
+@pytest.mark.parametrize("layout", ["rows", "columns", "gaps"])
+@pytest.mark.parametrize("route", ["oneDNN", "torch"])
+def test_inner_products_are_those_of_a_plain_sum_on_every_route(monkeypatch, shape, layout, route):
+    monkeypatch.setattr(products, "_ONEDNN_FROM", 0)
+    if route == "torch":
+        monkeypatch.setattr(products, "_onednn_linear", None)
+    n, m, dim = shape
+    generator = torch.Generator().manual_seed(1)
+    a, b = (torch.randn(rows, dim + 3, generator=generator)[:, :dim] for rows in (n, m))
+    b = {"rows": b.contiguous(), "columns": b.T.contiguous().T, "gaps": b}[layout]
+    exact = (a.double().unsqueeze(1) * b.double().unsqueeze(0)).sum(dim=-1)
+    found = inner_products(a, b)
+    assert found.is_contiguous()
+    assert torch.allclose(found.double(), exact, rtol=0, atol=5e-6 * dim**0.5)
+    assert torch.allclose(inner_products(a.double(), b.double()), exact, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(40,), (6, 40), (2, 5, 40)])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("route", ["oneDNN", "torch"])
+def test_linear_is_the_layer_of_a_network(monkeypatch, shape, bias, route):
+    monkeypatch.setattr(products, "_ONEDNN_FROM", 0)
+    if route == "torch":
+        monkeypatch.setattr(products, "_onednn_linear", None)
+    torch.manual_seed(2)
+    layer = torch.nn.Linear(40, 24, bias=bias)
+    x = torch.randn(shape)
+    found = linear(x, layer.weight.detach(), layer.bias.detach() if bias else None)
+    assert found.shape == (*shape[:-1], 24)
+    assert torch.allclose(found, layer(x), atol=1e-5)
