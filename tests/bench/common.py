@@ -108,10 +108,11 @@ class Measured:
     peak: int
 
 
-def run_measured(command: list[str]) -> Measured:
-    """Run a process to its end; raises where it fails."""
+def run_measured(command: list[str], *, folder: Path | None = None) -> Measured:
+    """Run a process to its end, in a folder; raises where it fails."""
     start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE"})
+    environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment, cwd=folder)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"{' '.join(command)} failed with status {status}")
