@@ -319,11 +319,17 @@ def eigs(
     options: RunOptions,
     console: Console,
 ) -> Outcome:
-    """Cut the graph of all nodes: leading eigenvectors of the normalized affinity.
+    """Cut the graph of all tokens: leading eigenvectors of the normalized affinity, which group what is similar.
 
-    Example: [bold]aligncut eigs f.zarr -o e.zarr --n-eig 20 --n-sample 50000[/bold]
+    Example: [bold]aligncut eigs f.zarr -o e.zarr --alignment a.zarr[/bold]
 
-    The eigenproblem is solved exactly on sampled nodes and carried to all others.
+    Example: [bold]aligncut eigs f.zarr -o e.zarr --extend nystrom --n-sample 4000[/bold]
+
+    The eigenproblem is solved exactly on sampled nodes and carried to all others, by default as in the paper.
+
+    --extend nystrom --n-sample 4000 is many times faster than that and comes closer to the exact solution.
+
+    With --basis, the groups, the sample and the eigenvectors are those of that store.
     """
     from aligncut_cli.stages import eigs as stage_file
 
@@ -346,7 +352,11 @@ def tsne(
 ) -> Outcome:
     """Lay the eigenvectors out in 3-D for colours, or in 2-D for trajectories.
 
-    Example: [bold]aligncut tsne e.zarr -o t.zarr --dims 3[/bold]
+    Example: [bold]aligncut tsne e.zarr -o t.zarr[/bold]
+
+    Example: [bold]aligncut tsne e.zarr -o flat.zarr --dims 2[/bold]
+
+    With --basis, the map and its colours are those of that store, and only nodes are placed.
     """
     from aligncut_cli.stages import tsne as stage_file
 

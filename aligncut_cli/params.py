@@ -98,18 +98,19 @@ class EigsParams(StageParams):
     )
     n_eig: int = knob(20, "Eigenvectors to keep (C); 20 for pictures, 10 for scores.", at_least=1)
     n_sample: int = knob(50_000, "Nodes sampled for the exact problem (m); all nodes make it exact.", at_least=2)
-    sample: Literal["uniform", "fps"] = knob("uniform", "Sample at random, or by farthest points.")
+    sample: Literal["uniform", "fps"] = knob("uniform", "How those nodes are chosen: at random, or by farthest points.")
     extend: Literal["knn", "nystrom"] = knob(
         "knn", "Carry eigenvectors by nearest sampled nodes (the paper's Eq. 4) or by the Nystrom extension."
     )
     neighbors: int = knob(100, "Sampled neighbours averaged per node (K of Eq. 4), with --extend knn.", at_least=1)
     search: Literal["auto", "flat", "ivf", "torch"] = knob(
-        "auto", "Neighbour search: exact (flat), PCA + inverted file (ivf), or tiled on the device (torch)."
+        "auto",
+        "Neighbours for --extend knn: exact by FAISS (flat), exact on the device (torch), or in cells (ivf).",
     )
     orthogonalize: bool = knob(False, "Make the carried eigenvectors orthonormal over the full graph.")
-    check: int = knob(0, "Report the residual of this many random full-graph rows.", at_least=0)
+    check: int = knob(0, "Report the relative residual of this many random rows of the full graph.", at_least=0)
     roi: str | None = knob(None, "Use only the channels that weigh most for this ROI (needs --alignment).")
-    top_channels: int | None = knob(None, "How many channels to keep for --roi.", at_least=1)
+    top_channels: int | None = knob(None, "With --roi: how many channels to keep.", at_least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,11 +121,11 @@ class TsneParams(StageParams):
     n_sample: int = knob(100_000, "Nodes that t-SNE is fitted on; the others follow their nearest one.", at_least=5)
     perplexity: float = knob(30.0, "Effective number of neighbours of each point.", at_least=1)
     iterations: int = knob(500, "Gradient steps.", at_least=1)
-    engine: Literal["auto", "fft", "sklearn"] = knob(
-        "auto", "Interpolated t-SNE on CPU or GPU (fft), or scikit-learn's as the reference."
+    engine: Literal["auto", "fft", "exact", "sklearn"] = knob(
+        "auto", "Interpolated (fft) or with all pairs (exact), auto by size; or scikit-learn's, the reference."
     )
     clip: float = knob(
-        0.01, "Share of nodes beyond each end of the colour range, per axis.", at_least=0.0, at_most=0.49
+        0.01, "Share of nodes that may saturate at each end of a colour channel.", at_least=0.0, at_most=0.49
     )
 
 
