@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import subprocess
 import sys
-import time
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,15 +109,25 @@ class Measured:
     peak: int
 
 
+# A child's peak memory counts that of its parent at the time of the fork, so a small process starts the command.
+_LAUNCHER = """
+import json, os, subprocess, sys, time
+start = time.perf_counter()
+_, status, usage = os.wait4(subprocess.Popen(sys.argv[2:]).pid, 0)
+figures = [time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024]
+open(sys.argv[1], "w").write(json.dumps(figures))
+sys.exit(status != 0)
+"""
+
+
 def run_measured(command: list[str], *, folder: Path | None = None) -> Measured:
     """Run a process to its end, in a folder; raises where it fails."""
-    start = time.perf_counter()
-    environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment, cwd=folder)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"{' '.join(command)} failed with status {status}")
-    return Measured(time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+    with tempfile.NamedTemporaryFile() as file:
+        launch = [sys.executable, "-S", "-E", "-c", _LAUNCHER, file.name, *command]
+        environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}
+        if subprocess.run(launch, stdout=subprocess.DEVNULL, env=environment, cwd=folder, check=False).returncode:
+            raise SystemExit(f"{' '.join(command)} failed")
+        return Measured(*json.loads(Path(file.name).read_text()))
 
 
 def own_peak() -> int:
