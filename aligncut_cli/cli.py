@@ -107,9 +107,8 @@ def _as_known_error(error: BaseException) -> BaseException:
     if isinstance(error, PermissionError):
         return BadInput(f"no permission: {error.filename or error}", do="Give a path that you may read and write.")
     text = str(error)
-    if isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
-    ):
+    signs = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(sign in text for sign in signs)):
         return OutOfResources(
             f"memory ran out: {text.splitlines()[0] if text else type(error).__name__}",
             do="What is finished is kept. Type the same command again with a smaller --batch-size or --n-sample.",

@@ -26,6 +26,15 @@ TINY = ["--model", "tiny=vit_tiny_patch16_224@64", "--weights", "random", "--lay
 PAIR = [*TINY, "--model", "pair=vit_tiny_patch16_224@64"]
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a GPU where there is none."""
+    if item.get_closest_marker("gpu") is not None:
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device")
+
+
 @dataclass
 class Result:
     """What a command printed, and its exit code."""

@@ -16,7 +16,8 @@ from aligncut_cli.maths.products import inner_products
 
 # Up to here LAPACK on the whole float64 matrix is as fast as iterating and needs no thought.
 _DENSE_UP_TO = 1500
-_TILE = 1024
+# Side of a tile of A: in the processor's cache, or large enough that launching kernels does not count.
+_TILE = {"cpu": 1024, "cuda": 4096}
 # ||S x - lambda x|| that every eigenvector must reach.
 RESIDUAL_LIMIT = 1e-5
 # What is aimed at with sums in float32, and then with sums in float64, where few nodes make those cheap.
@@ -95,29 +96,31 @@ def solve_normalized_cut(
     if m <= max(_DENSE_UP_TO, 2 * block * _BLOCKS_HELD):
         return _solve_dense(unit_features, n_eig)
     features = unit_features.to(device=device, dtype=torch.float32)
-    spare = memory_limit - _working_bytes(m, features.shape[1], n_eig)
+    spare = memory_limit - _working_bytes(m, features.shape[1], n_eig, _tile_side(device))
     if spare < 0:
         raise OutOfResources(
             f"the eigenproblem on {m:,} nodes needs {(memory_limit - spare) / 1e9:.1f} GB without storing the graph",
             why=f"{memory_limit / 1e9:.1f} GB are allowed",
-            do="sample fewer nodes with --n-sample, or allow more with --max-memory",
+            do="sample fewer nodes with --n-sample, or on the CPU allow more with --max-memory",
         )
     graph = NormalizedAffinity(features, spare, progress)
     return _solve_krylov(graph, n_eig, block, seed)
 
 
-def estimate_solver_memory(n_nodes: int, dim: int, *, n_eig: int) -> SolverMemory:
+def estimate_solver_memory(n_nodes: int, dim: int, *, n_eig: int, device: torch.device | str) -> SolverMemory:
     """Say how many bytes `solve_normalized_cut` needs on its device, its copy of the features included.
 
     n_nodes : m
     dim     : D
     n_eig   : C
+    device  : where it computes
     """
     if n_nodes <= max(_DENSE_UP_TO, 2 * _block_size(n_eig) * _BLOCKS_HELD):
         dense = 3 * 8 * n_nodes * n_nodes + 8 * n_nodes * dim
         return SolverMemory(half=dense, matrix_free=dense)
-    working = _working_bytes(n_nodes, dim, n_eig)
-    tiles = sum(rows * columns for rows, columns in _tile_shapes(n_nodes))
+    side = _tile_side(device)
+    working = _working_bytes(n_nodes, dim, n_eig, side)
+    tiles = sum(rows * columns for rows, columns in _tile_shapes(n_nodes, side))
     return SolverMemory(half=working + 4 * tiles, matrix_free=working)
 
 
@@ -170,7 +173,8 @@ class NormalizedAffinity:
         self._held: dict[tuple[int, int], torch.Tensor] = {}
         self._spare = spare
         self._passed = 0
-        self.n_tiles = len(_tile_shapes(len(features)))
+        self._side = _tile_side(features.device)
+        self.n_tiles = len(_tile_shapes(len(features), self._side))
         self._expected = self.n_tiles * 10
         degrees = torch.zeros(len(features), dtype=torch.float64, device=features.device)
         for rows, columns, tile in self._tiles():
@@ -203,10 +207,10 @@ class NormalizedAffinity:
 
     def _tiles(self) -> Iterator[tuple[slice, slice, torch.Tensor]]:
         m = len(self.features)
-        for low in range(0, m, _TILE):
-            rows = slice(low, min(low + _TILE, m))
-            for left in range(low, m, _TILE):
-                columns = slice(left, min(left + _TILE, m))
+        for low in range(0, m, self._side):
+            rows = slice(low, min(low + self._side, m))
+            for left in range(low, m, self._side):
+                columns = slice(left, min(left + self._side, m))
                 tile = self._held.get((low, left))
                 if tile is None:
                     tile = affinity(self.features[rows], self.features[columns])
@@ -326,12 +330,16 @@ def _block_size(n_eig: int) -> int:
     return max(32, -(-(n_eig + 8) // 8) * 8)
 
 
-def _tile_shapes(m: int) -> list[tuple[int, int]]:
-    edges = [min(_TILE, m - low) for low in range(0, m, _TILE)]
+def _tile_side(device: torch.device | str) -> int:
+    return _TILE[torch.device(device).type]
+
+
+def _tile_shapes(m: int, side: int) -> list[tuple[int, int]]:
+    edges = [min(side, m - low) for low in range(0, m, side)]
     return [(rows, columns) for index, rows in enumerate(edges) for columns in edges[index:]]
 
 
-def _working_bytes(m: int, dim: int, n_eig: int) -> int:
+def _working_bytes(m: int, dim: int, n_eig: int, side: int) -> int:
     block = _block_size(n_eig)
     # The features, the basis and its images with their successors in float64, one tile and its copy.
-    return m * dim * 4 + 4 * _BLOCKS_HELD * block * m * 8 + 4 * _TILE * _TILE * 8
+    return m * dim * 4 + 5 * _BLOCKS_HELD * block * m * 8 + 4 * side * side * 8

@@ -23,8 +23,8 @@ _POINTS_PER_CELL = 100
 _MOST_CELLS = 1024
 _KMEANS_STEPS = 8
 # Queries and database rows per tile: on a CPU the scores of a tile stay in its cache.
-_QUERY_TILE = {"cpu": 512, "cuda": 16384}
-_DATABASE_TILE = {"cpu": 4096, "cuda": 65536}
+_QUERY_TILE = {"cpu": 512, "cuda": 8192}
+_DATABASE_TILE = {"cpu": 4096, "cuda": 32768}
 
 
 class NeighbourSearch(Protocol):
@@ -154,6 +154,7 @@ class _TiledSearch:
             if self._half is not None:
                 tile -= self._half[low : low + step]
             best, place = self._select.largest(tile, k)
+            del tile  # before the next one is made
             score, index = torch.cat([score, best], dim=1), torch.cat([index, place + low], dim=1)
             if score.shape[1] > k:
                 score, keep = self._select.largest(score, k)

@@ -94,7 +94,8 @@ def decompose_kernel(
     factors = np.array([1 / slot.spread if equalize else 1 / overall for slot in statistics])
     n_images = pooled[0].shape[1]
     rows = torch.from_numpy(train).to(device)
-    dtype = torch.float64 if len(train) <= _PRECISE_IMAGES else torch.float32
+    precise = len(train) <= _PRECISE_IMAGES or device.type == "cuda"
+    dtype = torch.float64 if precise else torch.float32
     kernel = torch.zeros(n_images, len(train), device=device, dtype=dtype)
     for number, (_, _, features) in enumerate(iterate_slots(pooled)):
         centred = torch.from_numpy((features - statistics[number].mean) * np.float32(factors[number]))

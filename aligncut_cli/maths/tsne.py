@@ -21,6 +21,7 @@ from torch import Tensor
 
 from aligncut_cli.errors import BadInput, UsageError
 from aligncut_cli.maths.neighbours import build_search
+from aligncut_cli.maths.scatter import add_at_
 from aligncut_cli.maths.tsne_fft import GridRepulsion, Repulsion, degrees_of_freedom, repel_exactly
 
 ENGINES = ("auto", "fft", "exact", "sklearn")
@@ -43,6 +44,8 @@ _JITTER = 1e-2
 _BISECTIONS = 48
 # Points in a block, n_neighbors edges each: on a CPU they stay in its cache, on a GPU their coordinates take 1 GiB.
 _BLOCK = {"cpu": 1024, "cuda": 1 << 15}
+# Coordinates of differences between points and their neighbours that are held at once, in float64.
+_DIFFERENCES = {"cpu": 1 << 21, "cuda": 1 << 26}
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,7 @@ def find_affinities(rows: Tensor, perplexity: float, *, n_neighbors: int) -> Aff
     _, found = search.search(rows, n_neighbors + 1)
     neighbours = drop_self(found)
     conditional = torch.empty(neighbours.shape, dtype=torch.float32, device=rows.device)
-    block = _BLOCK.get(rows.device.type, 1 << 15)
+    block = max(1, _DIFFERENCES.get(rows.device.type, 1 << 26) // (neighbours.shape[1] * rows.shape[1]))
     for start in range(0, len(rows), block):
         near = neighbours[start : start + block]
         square = (rows[near].double() - rows[start : start + block, None].double()).square().sum(2)
@@ -212,7 +215,7 @@ def attract(coords: Tensor, affinities: Affinities) -> Tensor:
             along.mul_(pull)
             force[axis, start : start + block] += along.sum(1)
             # An edge pulls at both ends alike, which makes p_ij symmetric without storing it twice.
-            force[axis].index_add_(0, ends, along.view(-1), alpha=-1)
+            add_at_(force[axis], ends, along.view(-1), alpha=-1)
     return force
 
 

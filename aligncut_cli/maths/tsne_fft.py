@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from aligncut_cli.maths.scatter import add_at_
 from aligncut_cli.maths.tsne_pairs import NARROW, NearPairs
 
 # Spacings of the grid in units of the map. The fine one has errors of 1e-3 of the forces' root mean square in 2-D and
@@ -122,7 +123,7 @@ class GridRepulsion:
         charges = coords.new_zeros(self._nodes**self._n_dims)
         for part in coords.split(block, dim=1):
             at, fraction = self._locate(part, low)
-            charges.index_add_(0, at.reshape(-1), _outer_product(_spline(fraction)).reshape(-1))
+            add_at_(charges, at.reshape(-1), _outer_product(_spline(fraction)).reshape(-1))
         field = self._convolve_kernel(charges.view([self._nodes] * self._n_dims)).reshape(-1)
         potentials, gradients = [], []
         for part in coords.split(block, dim=1):

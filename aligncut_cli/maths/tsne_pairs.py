@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from aligncut_cli.maths.scatter import add_at_
+
 # Of the Gaussians exp(-s r^2) in the kernel those with s above this are short-ranged; beyond the reach they are
 # dropped, which takes 3e-4 off the sum of the kernel over a fitted map.
 NARROW = 0.5
@@ -74,11 +76,13 @@ class NearPairs:
             square = torch.stack(apart).square_().sum(0)
             entry = square.mul_(_TABLE / REACH**2).clamp_(max=_TABLE).to(torch.int32)
             kernel = torch.index_select(self._kernel, 0, entry)
-            potential.index_add_(0, first, kernel).index_add_(0, second, kernel)
+            for ends in (first, second):
+                add_at_(potential, ends, kernel)
             slope = torch.index_select(self._slope, 0, entry)
             for axis, along in enumerate(apart):
                 along.mul_(slope)
-                gradient[axis].index_add_(0, first, along).index_add_(0, second, along, alpha=-1)
+                add_at_(gradient[axis], first, along)
+                add_at_(gradient[axis], second, along, alpha=-1)
         return potential, gradient
 
 

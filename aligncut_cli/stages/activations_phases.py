@@ -16,6 +16,7 @@ from aligncut_cli.errors import BadInput
 from aligncut_cli.masks import MaskSet
 from aligncut_cli.maths.activations import FigureGroundActivation, average_over_roi, compare_to_reference
 from aligncut_cli.maths.device import resolve_device
+from aligncut_cli.maths.finite import all_finite
 from aligncut_cli.maths.grid import spread_tokens, weigh_tokens_by_class
 from aligncut_cli.params import ActivationsParams, RunOptions
 from aligncut_cli.stages.photos import Photos
@@ -110,7 +111,7 @@ class ActivationsPhases:
 
         def load(images: slice) -> NDArray[np.float16]:
             rows = self.source.read(f"{model.name}/tokens", (slice(None), images))
-            if not np.isfinite(rows).all():
+            if not all_finite(rows):
                 raise BadInput(f"{self.source.path}: features of {model.name} are not finite", do="Extract again.")
             return rows[:, :, int(model.class_token) :]
 

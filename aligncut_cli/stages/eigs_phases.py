@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from aligncut_cli.console import Console
-from aligncut_cli.errors import BadInput
+from aligncut_cli.errors import BadInput, OutOfResources
 from aligncut_cli.maths.affinity import affinity_from_cosine_
 from aligncut_cli.maths.device import free_memory, resolve_device
 from aligncut_cli.maths.eigensolve import estimate_solver_memory, solve_normalized_cut
@@ -134,12 +134,21 @@ class EigsPhases:
             sample_bytes *= FPS_POOL
         block_rows = max(self.images_per_block[m.name] * m.n_tokens for m in self.axes.models)
         streaming = block_rows * (self.dim * 16 + c * 16) + 2 * m * self.dim * 4
-        solver = estimate_solver_memory(m, self.dim, n_eig=c)
+        solver = estimate_solver_memory(m, self.dim, n_eig=c, device=self.device)
         base = PROCESS_BYTES + 2 * sample_bytes
-        fits = self.base is not None or self.device.type == "cuda" or (base + solver.half <= memory_limit(self.options))
-        solving = (
-            0 if self.base is not None or self.device.type == "cuda" else (solver.half if fits else solver.matrix_free)
-        )
+        on_gpu = free_memory(self.device)
+        fits = self.base is not None or solver.half <= (memory_limit(self.options) - base if on_gpu is None else on_gpu)
+        solving = solver.half if fits else solver.matrix_free
+        if self.base is not None:
+            solving = 0
+        if on_gpu is not None and solving > on_gpu:
+            raise OutOfResources(
+                f"the eigenproblem on {m:,} nodes needs {solving / 1e9:.1f} GB on the GPU",
+                why=f"{on_gpu / 1e9:.1f} GB are free.",
+                do="Sample fewer nodes with --n-sample, or use --device cpu.",
+            )
+        if on_gpu is not None:
+            solving = 0
         total = sum(sizes)
         return Plan(
             phases=phases,
@@ -278,12 +287,13 @@ class EigsPhases:
                 continue
             rows = self.writer.read("sample/features", group)
             limit = memory_limit(self.options) - PROCESS_BYTES - rows.nbytes
+            on_gpu = free_memory(self.device)
             with self.console.progress(f"solve {self.groups[group][0]}", 1, unit="steps") as progress:
                 solution = solve_normalized_cut(
                     torch.from_numpy(rows),
                     n_eig=self.params.n_eig,
                     device=self.device,
-                    memory_limit=free_memory(self.device) or limit,
+                    memory_limit=limit if on_gpu is None else on_gpu,
                     seed=self.params.seed,
                     progress=progress.reach,
                 )

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from aligncut_cli.errors import BadInput, UsageError
 from aligncut_cli.maths.affinity import unit_rows
+from aligncut_cli.maths.finite import all_finite
 from aligncut_cli.maths.products import inner_products
 from aligncut_cli.store.nodes import Block, NodeAxes, Slot
 from aligncut_cli.store.read import Store
@@ -120,7 +121,7 @@ class FeatureSpace:
     def load(self, block: Block) -> NDArray[np.float16]:
         """Read a block as stored: (images x tokens, channel); checks that it is finite. Safe in a thread."""
         values = self.features.read(f"{block.slot.model}/tokens", block.select())
-        if not np.isfinite(values).all():
+        if not all_finite(values):
             image = int(np.argwhere(~np.isfinite(values).all(axis=(1, 2)))[0, 0]) + block.images.start
             raise BadInput(
                 f"{self.features.path}: features of {block.slot}, image {image} are not finite",

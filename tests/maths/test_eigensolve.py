@@ -36,7 +36,7 @@ def solve(unit: torch.Tensor, n_eig: int, *, memory: int = PLENTY, seed: int = 0
 def iterate_at_any_size(monkeypatch):
     """Take small problems to the iterating solver, in several tiles."""
     monkeypatch.setattr(eigensolve, "_DENSE_UP_TO", 0)
-    monkeypatch.setattr(eigensolve, "_TILE", 160)
+    monkeypatch.setattr(eigensolve, "_TILE", {"cpu": 160})
 
 
 def assert_solved(solution, unit: torch.Tensor, n_eig: int, *, angle: float = 1e-4, value: float = 1e-6) -> None:
@@ -96,7 +96,7 @@ def test_nearly_equal_eigenvalues_are_told_apart(iterate_at_any_size):
 @pytest.mark.parametrize(("share", "name"), [(0.0, "matrix-free"), (0.5, "of the upper half in float32 tiles")])
 def test_tiles_that_do_not_fit_are_computed_anew(iterate_at_any_size, share, name):
     unit = clustered(700)
-    need = estimate_solver_memory(700, 24, n_eig=6)
+    need = estimate_solver_memory(700, 24, n_eig=6, device="cpu")
     held = solve(unit, 6)
     solution = solve(unit, 6, memory=int(need.matrix_free + share * (need.half - need.matrix_free)))
     assert name in solution.storage
@@ -111,7 +111,7 @@ def test_too_little_memory_is_refused_with_both_numbers(iterate_at_any_size):
 
 
 def test_more_memory_is_estimated_for_more_nodes():
-    small, large = (estimate_solver_memory(m, 768, n_eig=20) for m in (20_000, 50_000))
+    small, large = (estimate_solver_memory(m, 768, n_eig=20, device="cpu") for m in (20_000, 50_000))
     assert small.matrix_free < small.half < large.half
     assert 5e9 < large.half < 8e9
     assert large.matrix_free < 1.5e9
