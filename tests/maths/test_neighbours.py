@@ -129,6 +129,13 @@ def test_auto_searches_exactly_until_the_cells_are_cheaper():
     assert chosen(7_092_000, 50_000) == "ivf"
     assert chosen(100_000, 1000) != "ivf"
     assert chosen(100, 50_000) != "ivf"
+    assert chosen(50_000, 10_000) == "flat"
+    assert chosen(7_092_000, 4000) == "ivf"
+    # By distance the cells are exact, so nothing speaks for waiting.
+    assert (
+        choose_search(method="auto", n_queries=100_000, n_sample=10_000, dim=20, device="cpu", metric="euclidean")
+        == "ivf"
+    )
     assert chosen(7_092_000, 50_000, "cuda:0") == "torch"
     for method in ("flat", "ivf", "torch"):
         assert choose_search(method=method, n_queries=1, n_sample=1, dim=1, device="cpu") == method
