@@ -6,13 +6,32 @@ On the CPU that is oneDNN for float32: it uses AVX-512 on every processor that h
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 # Multiply-adds from which oneDNN's start-up does not count.
 _ONEDNN_FROM = 2_000_000
-# oneDNN's product of ordinary tensors, x @ w.T + bias. The public way to it copies operands and result into and out of
-# oneDNN's layout, which costs as much as the product; where this name is gone, torch's own product is taken.
-_onednn_linear = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+
+
+def _find_onednn() -> Callable[..., torch.Tensor] | None:
+    """Return oneDNN's product of ordinary tensors, x @ w.T + bias, or None where this build of torch has it not.
+
+    It is a private name of torch's. The public way to oneDNN copies operands and result into and out of its layout,
+    which costs as much as the product; so where this name is gone or changed, torch's own product is taken.
+    """
+    operation: Callable[..., torch.Tensor] | None = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    if operation is None or not torch.backends.mkldnn.is_available():
+        return None
+    x, weight = torch.eye(2, 3), torch.arange(12.0).view(3, 4).T
+    try:
+        works = torch.equal(operation(x, weight, None, "none", [], ""), weight.T[:2])
+    except (RuntimeError, TypeError):
+        return None
+    return operation if works else None
+
+
+_onednn_linear = _find_onednn()
 
 
 def inner_products(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -34,9 +53,8 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> 
     returns : (..., m)
     """
     plain = x.device.type != "cpu" or x.dtype != torch.float32 or x.numel() * len(weight) < _ONEDNN_FROM
-    if plain or _onednn_linear is None or not torch.backends.mkldnn.is_available():
+    if plain or _onednn_linear is None:
         return torch.nn.functional.linear(x, weight, bias)
     # Of a matrix with gaps between its rows oneDNN has the reference loop only, a thousand times slower.
     weight = weight if weight.is_contiguous() or weight.T.is_contiguous() else weight.contiguous()
-    product: torch.Tensor = _onednn_linear(x.contiguous(), weight, bias, "none", [], "")
-    return product
+    return _onednn_linear(x.contiguous(), weight, bias, "none", [], "")

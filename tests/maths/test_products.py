@@ -38,3 +38,19 @@ def test_linear_is_the_layer_of_a_network(monkeypatch, shape, bias, route):
     found = linear(x, layer.weight.detach(), layer.bias.detach() if bias else None)
     assert found.shape == (*shape[:-1], 24)
     assert torch.allclose(found, layer(x), atol=1e-5)
+
+
+def test_the_private_product_is_taken_only_if_it_is_there_and_right(monkeypatch):
+    def gives(answer):
+        def operation(x, weight, *rest):
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        monkeypatch.setattr(products.torch.ops.mkldnn, "_linear_pointwise", operation)
+        return products._find_onednn()
+
+    assert gives(torch.eye(2, 3) @ torch.arange(12.0).view(3, 4)) is not None
+    assert gives(torch.zeros(2, 4)) is None
+    assert gives(RuntimeError("another signature")) is None
+    assert gives(TypeError("another signature")) is None
