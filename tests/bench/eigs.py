@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,9 @@ import torch
 from aligncut_cli.maths.affinity import unit_rows
 from aligncut_cli.store.read import open_store
 from tests.bench.common import TOKENS, Measured, python, read_rows, run_measured, write_vit_like_store
-from tests.quality import ExactGraph
+from tests.quality import ExactGraph, SampledGraph
 
-SLOTS = 36
+SLOTS, ROWS_JUDGED = 36, 2000
 
 
 def show(label: str, figures: Measured, quality: str = "") -> None:
@@ -57,51 +58,47 @@ def carried_rows(path: Path) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--nodes", type=int, help="nodes of the graph, rounded to whole images of 36 slots")
-    parser.add_argument("--quality", type=int, help="judge methods on a graph of this many nodes, solved exactly")
-    parser.add_argument("--n-sample", type=int, default=50_000)
+    size = parser.add_mutually_exclusive_group(required=True)
+    size.add_argument("--nodes", type=int, help="nodes of the graph, rounded to whole images of 36 slots")
+    size.add_argument("--quality", type=int, help="judge methods on a graph of this many nodes, solved exactly")
+    parser.add_argument("--n-sample", type=int, help="with --nodes; otherwise 50000, or 2000 and 4000 beside a peer")
     parser.add_argument("--n-eig", type=int, default=20)
-    parser.add_argument("--extend", choices=["knn", "nystrom"], default="knn")
+    parser.add_argument("--extend", choices=["knn", "nystrom"], help="with --nodes; otherwise knn, or nystrom")
     parser.add_argument("--search", default="auto")
     parser.add_argument("--against", choices=["ncut-pytorch"])
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "aligncut-bench")
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
-    nodes = given.nodes or given.quality
-    n_images = max(1, round(nodes / TOKENS / SLOTS))
+    n_images = max(1, round((given.nodes or given.quality) / TOKENS / SLOTS))
     features = given.folder / f"features-{n_images}.zarr"
     made = write_vit_like_store(features, n_images=n_images, n_models=3, n_layers=12)
     output = given.folder / "eigs.zarr"
     print(f"{made:,} nodes of {SLOTS} slots x {n_images} images, 768 channels, C = {given.n_eig}")
 
-    def judge(carried: np.ndarray) -> str:
-        if exact is None:
-            return ""
-        trace, cosine = exact.judge(carried)
-        return f"trace share {trace:.4f}  mean squared cosine {cosine:.4f}"
-
-    exact = None
     if given.quality:
+        methods = [("nystrom", m, "auto") for m in (1000, 2000, 4000)]
+        methods += [("knn", made // 4, search) for search in ("flat", "ivf")]
         unit = unit_rows(torch.from_numpy(read_rows(features)))
-        exact = ExactGraph(unit, n_eig=given.n_eig, memory_limit=8 * 10**9)
-        for extend, m, search in (
-            ("nystrom", 1000, "auto"),
-            ("nystrom", 2000, "auto"),
-            ("nystrom", 4000, "auto"),
-            ("knn", made // 4, "flat"),
-            ("knn", made // 4, "ivf"),
-        ):
-            options = ["--n-sample", m, "--extend", extend, "--search", search, "--n-eig", given.n_eig]
-            figures = run_ours(features, output, list(map(str, options)))
-            show(f"{extend} m={m} {search}", figures, judge(carried_rows(output)))
+        judge = ExactGraph(unit, n_eig=given.n_eig, memory_limit=8 * 10**9).judge
     else:
-        options = ["--n-sample", given.n_sample, "--extend", given.extend, "--search", given.search]
-        figures = run_ours(features, output, [*map(str, options), "--n-eig", str(given.n_eig)])
-        show(f"aligncut {given.extend} m={given.n_sample}", figures)
+        extend = given.extend or ("nystrom" if given.against else "knn")
+        sizes = [given.n_sample] if given.n_sample else [2000, 4000] if given.against else [50_000]
+        methods = [(extend, m, given.search) for m in sizes]
+        # Only beside a peer: it reads all nodes into memory.
+        judge = SampledGraph(torch.from_numpy(read_rows(features)), n_rows=ROWS_JUDGED).judge if given.against else None
+
+    def describe(carried: Callable[[], np.ndarray]) -> str:
+        return "" if judge is None else ", ".join(f"{name} {value:.4f}" for name, value in judge(carried()).items())
+
+    for extend, m, search in methods:
+        options = ["--n-sample", m, "--extend", extend, "--search", search, "--n-eig", given.n_eig]
+        figures = run_ours(features, output, list(map(str, options)))
+        show(f"aligncut {extend} m={m} {search}", figures, describe(lambda: carried_rows(output)))
     if given.against:
         rows = given.folder / "ncut.npy"
-        figures = run_ncut(features, rows, given.n_eig)
-        show("ncut-pytorch", figures, judge(np.load(rows)))
+        theirs = run_ncut(features, rows, given.n_eig)
+        show("ncut-pytorch", theirs, describe(lambda: np.load(rows)))
+        print(f"the last of ours takes {figures.seconds / theirs.seconds:.2f} of its time")
 
 
 if __name__ == "__main__":

@@ -130,7 +130,7 @@ def main() -> None:
     points = []
 
     def judge(method: str, m: int, seconds: float, carried: NDArray[np.float32]) -> None:
-        share, cosine = exact.judge(carried)
+        share, cosine = exact.judge(carried).values()
         points.append((method, f"{m:,}" if m else "", seconds, share))
         print(f"| {method} | {m:,} | {seconds:.2f} | {share:.4f} | {cosine:.3f} |", flush=True)
 

@@ -18,7 +18,7 @@ from aligncut_cli.maths.propagate import (
     orthogonalizer,
     propagate_eigenvectors,
 )
-from tests.quality import ExactGraph
+from tests.quality import ExactGraph, SampledGraph
 
 
 def clustered(n: int, *, seed: int = 0) -> torch.Tensor:
@@ -246,13 +246,24 @@ def test_the_judge_of_carried_eigenvectors_agrees_with_projectors():
     graph = ExactGraph(unit, n_eig=5, memory_limit=10**9)
     exact = graph.solution.eigenvectors
     rotated = exact @ np.linalg.qr(np.random.default_rng(0).normal(size=(5, 5)))[0] * 3
-    assert graph.judge(rotated) == pytest.approx((1, 1), abs=1e-5)
+    assert tuple(graph.judge(rotated).values()) == pytest.approx((1, 1), abs=1e-5)
     wrong = exact.copy()
     wrong[:, 4] = np.random.default_rng(1).normal(size=500)
-    share, overlap = graph.judge(wrong)
+    share, overlap = graph.judge(wrong).values()
     assert (share, overlap) == pytest.approx(judge_naively(unit, wrong.astype(np.float64), 5), abs=1e-5)
     assert overlap == pytest.approx(0.8, abs=0.02)
     assert share < 0.995
+
+
+def test_the_judge_of_large_graphs_is_exact_with_all_rows_and_close_with_some():
+    unit = clustered(3000)
+    vectors = solve(unit, 5).eigenvectors
+    vectors[:, 4] = np.random.default_rng(1).normal(size=3000)
+    share, _ = ExactGraph(unit, n_eig=5, memory_limit=10**9).judge(vectors).values()
+    exact = share * solve(unit, 5).eigenvalues.sum()
+    whole, part = (SampledGraph(unit, n_rows=n).judge(vectors)["trace captured (estimate)"] for n in (3000, 1000))
+    assert whole == pytest.approx(exact, rel=1e-5)
+    assert part == pytest.approx(exact, rel=0.05)
 
 
 def test_both_extensions_recover_most_of_a_graph_from_a_sample():
@@ -260,7 +271,7 @@ def test_both_extensions_recover_most_of_a_graph_from_a_sample():
     graph = ExactGraph(unit, n_eig=6, memory_limit=10**9)
     sample = unit[::4]
     solution = solve(sample, 6)
-    assert graph.judge(extend(unit, sample, solution).numpy())[0] > 0.998
+    assert graph.judge(extend(unit, sample, solution).numpy())["share of the exact trace"] > 0.998
     score, index = build_search(sample, method="torch", metric="cosine", seed=0, device="cpu").search(unit, 10)
     averaged = propagate_eigenvectors(torch.exp(score - 1), index, torch.from_numpy(solution.eigenvectors))
-    assert graph.judge(averaged.numpy())[0] > 0.97
+    assert graph.judge(averaged.numpy())["share of the exact trace"] > 0.97
