@@ -79,17 +79,17 @@ def main() -> NoReturn:
     console = Console(verbose="-v" in sys.argv or "--verbose" in sys.argv)
     try:
         app()
-    except Exception as error:
+    except (Exception, Stopped) as error:
         sys.exit(report_failure(error, console))
     sys.exit(0)
 
 
 def report_failure(error: BaseException, console: Console) -> int:
     """Say what went wrong, and return the exit code."""
-    if isinstance(error, KeyboardInterrupt):
+    if isinstance(error, KeyboardInterrupt | Stopped):
         done = "; ".join(getattr(error, "__notes__", []))
         console.warn(f"stopped{f' ({done})' if done else ''}. The same command goes on from there.")
-        return 130
+        return 143 if isinstance(error, Stopped) else 130
     if isinstance(error, BrokenPipeError):
         return 0
     known = _as_known_error(error)
@@ -117,7 +117,7 @@ def _as_known_error(error: BaseException) -> BaseException:
 
 
 def _stop(signal_number: int, frame: FrameType | None) -> NoReturn:
-    raise Stopped("stopped by SIGTERM", do="What is finished is kept; the same command goes on from there.")
+    raise Stopped
 
 
 def show(outcome: Outcome, options: RunOptions, console: Console) -> None:

@@ -50,7 +50,5 @@ class OutOfResources(AlignCutError):
     exit_code = 5
 
 
-class Stopped(AlignCutError):
-    """SIGTERM; what was finished is kept (exit 143)."""
-
-    exit_code = 143
+class Stopped(BaseException):
+    """SIGTERM; what was finished is kept (exit 143). Like Ctrl-C it passes every `except Exception` of a library."""
