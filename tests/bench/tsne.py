@@ -114,12 +114,8 @@ ENGINES: dict[str, Callable[..., Rows]] = {
 
 
 def fit(engine: str, points: Path, coords: Path, **settings: float) -> None:
-    """Fit one engine; saves the map, and beside it this process's peak resident memory in bytes."""
+    """Fit one engine and save the map."""
     np.save(coords, ENGINES[engine](np.load(points), **settings))
-    # What wait4 says of a child is never less than its parent's own peak, as the child begins with its memory.
-    status = Path("/proc/self/status").read_text()
-    peak = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
-    coords.with_suffix(".json").write_text(json.dumps(peak))
 
 
 def judge(points: Path, coords: Path, *, perplexity: float) -> None:
@@ -166,14 +162,13 @@ def main() -> None:
     for engine in given.engines:
         coords = given.folder / f"map-{given.points}-{given.dims}-{engine}.npy"
         figures = run_measured(call(fit, engine, points, coords, **settings))
-        peak = json.loads(coords.with_suffix(".json").read_text())
         judged = subprocess.run(
             call(judge, points, coords, perplexity=given.perplexity), check=True, stdout=subprocess.PIPE, text=True
         )
         quality = json.loads(judged.stdout)
         print(
             f"| {engine} | {quality['points']:,} | {given.dims} | {figures.seconds:.1f} | {figures.cpu_seconds:.1f}"
-            f" | {quality['kl']:.4f} | {quality['trust']:.4f} | {peak / 1e9:.2f} |",
+            f" | {quality['kl']:.4f} | {quality['trust']:.4f} | {figures.peak / 1e9:.2f} |",
             flush=True,
         )
 
