@@ -242,9 +242,9 @@ def extract(
 
     Without --weights the pretrained weights come from the hub or its cache.
     """
-    from aligncut_cli.stages import extract as stage_file
+    from aligncut_cli.stages.extract.run import run as run_extract
 
-    return stage_file.run([read_piped_path(path) for path in images], params, options, console)
+    return run_extract([read_piped_path(path) for path in images], params, options, console)
 
 
 @app.command(rich_help_panel="Stages")
@@ -290,17 +290,19 @@ def align(
 
     [bold]aligncut align f.zarr --apply a.zarr -o u.zarr[/bold]
     """
-    from aligncut_cli.stages import align as stage_file
+    from aligncut_cli.stages.align.run import apply as apply_alignment
+    from aligncut_cli.stages.align.run import run as run_align
+    from aligncut_cli.stages.inputs import ResponsePaths
 
     source = read_piped_path(features)
     if apply is not None:
         if responses is not None:
             raise UsageError("--apply maps by a finished fit and takes no --responses", do="Leave one of them out.")
-        return stage_file.apply(source, apply, ApplyParams(seed=params.seed), options, console)
+        return apply_alignment(source, apply, ApplyParams(seed=params.seed), options, console)
     if responses is None:
         raise UsageError("align needs --responses to fit, or --apply to map", do="Give one of them.")
-    paths = stage_file.ResponsePaths(responses, image_ids, rois, noise_ceiling)
-    return stage_file.run(source, paths, params, options, console)
+    paths = ResponsePaths(responses, image_ids, rois, noise_ceiling)
+    return run_align(source, paths, params, options, console)
 
 
 @app.command(rich_help_panel="Stages")
@@ -330,9 +332,9 @@ def eigs(
 
     With --basis, the groups, the sample and the eigenvectors are those of that store.
     """
-    from aligncut_cli.stages import eigs as stage_file
+    from aligncut_cli.stages.eigs.run import run as run_eigs
 
-    return stage_file.run(read_piped_path(features), params, options, console, alignment=alignment, basis=basis)
+    return run_eigs(read_piped_path(features), params, options, console, alignment=alignment, basis=basis)
 
 
 @app.command(rich_help_panel="Stages")
@@ -357,9 +359,9 @@ def tsne(
 
     With --basis, the map and its colours are those of that store, and only nodes are placed.
     """
-    from aligncut_cli.stages import tsne as stage_file
+    from aligncut_cli.stages.tsne.run import run as run_tsne
 
-    return stage_file.run(read_piped_path(eigs), params, options, console, basis=basis)
+    return run_tsne(read_piped_path(eigs), params, options, console, basis=basis)
 
 
 @app.command(rich_help_panel="Look")
@@ -379,9 +381,9 @@ def compare(
 
     It writes the mean cosine of every two slots, each a layer of a model, as CSV and as a picture.
     """
-    from aligncut_cli.stages import compare as stage_file
+    from aligncut_cli.stages.compare.run import run as run_compare
 
-    return stage_file.run(read_piped_path(features), params, options, console, alignment=alignment)
+    return run_compare(read_piped_path(features), params, options, console, alignment=alignment)
 
 
 @app.command(rich_help_panel="Findings")
@@ -412,9 +414,9 @@ def segment(
 
     [bold]aligncut segment e.zarr -o k.zarr --clusters 20 --figures cuts[/bold]
     """
-    from aligncut_cli.stages import segment as stage_file
+    from aligncut_cli.stages.segment.run import run as run_segment
 
-    return stage_file.run(eigs, params, options, console, masks=masks, classes=classes, figures=figures)
+    return run_segment(eigs, params, options, console, masks=masks, classes=classes, figures=figures)
 
 
 @app.command(rich_help_panel="Findings")
@@ -440,9 +442,9 @@ def transitions(
 
     [bold]aligncut transitions t.zarr -o x.zarr --along clip --figures flow[/bold]
     """
-    from aligncut_cli.stages import transitions as stage_file
+    from aligncut_cli.stages.transitions.run import run as run_transitions
 
-    return stage_file.run(
+    return run_transitions(
         read_piped_path(tsne), params, options, console, masks=masks, classes=classes, figures=figures
     )
 
@@ -467,9 +469,9 @@ def concepts(
 
     Concepts are balls around points of the map that lie far apart; a permutation test compares them with the ROIs.
     """
-    from aligncut_cli.stages import concepts as stage_file
+    from aligncut_cli.stages.concepts.run import run as run_concepts
 
-    return stage_file.run(read_piped_path(tsne), features, alignment, params, options, console)
+    return run_concepts(read_piped_path(tsne), features, alignment, params, options, console)
 
 
 @app.command(rich_help_panel="Findings")
@@ -493,9 +495,9 @@ def activations(
 
     [bold]aligncut activations f.zarr --alignment a.zarr --token photo-1:6,7 --slot clip:5 -o token[/bold]
     """
-    from aligncut_cli.stages import activations as stage_file
+    from aligncut_cli.stages.activations.run import run as run_activations
 
-    return stage_file.run(read_piped_path(features), alignment, params, options, console, masks=masks, classes=classes)
+    return run_activations(read_piped_path(features), alignment, params, options, console, masks=masks, classes=classes)
 
 
 @app.command(rich_help_panel="Look")
@@ -506,9 +508,9 @@ def render(tsne: TSNE, *, params: RenderParams, options: RunOptions, console: Co
 
     Example: [bold]aligncut render t.zarr -o pictures[/bold]
     """
-    from aligncut_cli.stages import render as stage_file
+    from aligncut_cli.stages.render.run import run as run_render
 
-    return stage_file.run(read_piped_path(tsne), params, options, console)
+    return run_render(read_piped_path(tsne), params, options, console)
 
 
 @app.command(rich_help_panel="Look")
@@ -525,16 +527,16 @@ def inspect(
 
     Its parameters make another like it: [bold]aligncut inspect e.zarr --params > run.toml[/bold]
     """
-    from aligncut_cli.stages import inspect as stage_file
+    from aligncut_cli.stages.inspect.run import as_text, describe, params_as_toml
 
-    found = stage_file.describe(read_piped_path(store))
+    found = describe(read_piped_path(store))
     console = Console(quiet=options.quiet, verbose=options.verbose)
     if as_params:
-        console.result(stage_file.params_as_toml(found))
+        console.result(params_as_toml(found))
     elif options.json:
         console.result_json(found)
     else:
-        console.result(stage_file.as_text(found))
+        console.result(as_text(found))
 
 
 @app.command(rich_help_panel="Look")
@@ -556,6 +558,6 @@ def report(
 
     The page opens from disk, without a network: eigs stores give similarities, tsne stores colours and the map.
     """
-    from aligncut_cli.stages import report as stage_file
+    from aligncut_cli.stages.report.run import run as run_report
 
-    return stage_file.run([read_piped_path(path) for path in stores], params, options, console)
+    return run_report([read_piped_path(path) for path in stores], params, options, console)

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from aligncut_cli.digests import digest_of
 from aligncut_cli.params import RunOptions
 from aligncut_cli.store.nodes import ModelAxes, NodeAxes
-from aligncut_cli.store.provenance import Identity, InputRecord, digest_of
+from aligncut_cli.store.provenance import Identity, InputRecord
 from aligncut_cli.store.run import Plan, begin
 from aligncut_cli.store.write import Writer, create_array, create_group, create_node_arrays, put_images
 

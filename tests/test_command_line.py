@@ -154,7 +154,7 @@ def test_stdout_carries_the_result_only(tmp_path: Path, features: Path) -> None:
 
 
 def test_an_unexpected_error_is_a_bug_and_shows_its_trace_only_when_asked(tmp_path: Path, monkeypatch) -> None:
-    from aligncut_cli.stages import eigs
+    from aligncut_cli.stages.eigs import run as eigs
 
     monkeypatch.setattr(eigs, "run", lambda *args, **more: 1 / 0)
     quiet = aligncut("eigs", "f.zarr", "-o", tmp_path / "e.zarr")

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aligncut_cli.brain.arrays import open_npy
-from aligncut_cli.brain.responses import Responses
+from aligncut_cli.brain.table import Responses
 from aligncut_cli.brain.unpickle import read_label_mapping
 from aligncut_cli.errors import BadInput
 

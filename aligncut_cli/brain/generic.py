@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from aligncut_cli.brain.arrays import open_npy
-from aligncut_cli.brain.responses import Responses
+from aligncut_cli.brain.table import Responses
 from aligncut_cli.errors import BadInput
+from aligncut_cli.images.names import strip_image_suffix
 
 
 def read_generic(path: Path, *, image_ids: Path | None) -> Responses:
@@ -52,7 +53,7 @@ def read_image_ids(path: Path) -> list[str]:
     short = [number for number, row in enumerate(rows, 1) if len(row) <= column or not row[column].strip()]
     if short:
         raise BadInput(f"{path}: row {short[0]} names no image.")
-    ids = [strip_extension(row[column].strip()) for row in rows]
+    ids = [strip_image_suffix(row[column].strip()) for row in rows]
     if not ids:
         raise BadInput(f"{path}: names no images.")
     repeated = sorted({name for name in ids if ids.count(name) > 1}) if len(set(ids)) < len(ids) else []
@@ -61,10 +62,3 @@ def read_image_ids(path: Path) -> list[str]:
             f"{path}: names {repeated[0]!r} more than once.", do="Average repeats before, one row per image."
         )
     return ids
-
-
-def strip_extension(name: str) -> str:
-    """Remove an image's extension and nothing else: `a.b.png` becomes `a.b`, `a.b` stays."""
-    stem, dot, extension = name.rpartition(".")
-    known = {"png", "jpg", "jpeg", "bmp", "gif", "tif", "tiff", "webp", "ppm"}
-    return stem if dot and stem and extension.lower() in known else name

@@ -19,27 +19,22 @@ Index = npt.NDArray[np.int64]
 class JoinedImages:
     """Which image goes with which response.
 
-    feature_rows             : (n,) ascending positions in the feature store
-    response_rows            : (n,) row of the responses of each
-    features_without_response: images left out, only if that was allowed
-    responses_without_image  : rows that no image asks for
+    feature_rows           : (n,) ascending positions in the feature store
+    response_rows          : (n,) row of the responses of each
+    responses_without_image: rows that no image asks for
     """
 
     feature_rows: Index
     response_rows: Index
-    features_without_response: int
     responses_without_image: int
 
 
-def join_images(
-    feature_ids: Sequence[str], response_ids: Sequence[str] | None, *, n_responses: int, allow_missing: bool
-) -> JoinedImages:
+def join_images(feature_ids: Sequence[str], response_ids: Sequence[str] | None, *, n_responses: int) -> JoinedImages:
     """Match images and responses by name, never by position alone.
 
-    feature_ids   : ids of the feature store: path below the images' folder without extension
-    response_ids  : one name per row, or None: row k belongs to the k-th image by name
-    n_responses   : rows of the responses
-    allow_missing : leave out images that have no response, instead of refusing
+    feature_ids  : ids of the feature store: path below the images' folder without extension
+    response_ids : one name per row, or None: row k belongs to the k-th image by name
+    n_responses  : rows of the responses
     """
     if response_ids is None:
         return _join_by_order_of_names(feature_ids, n_responses)
@@ -52,13 +47,13 @@ def join_images(
             why=f"Images are called {_few(feature_ids)}; responses belong to {_few(response_ids)}.",
             do="Extract features of the images that were shown, or name the rows with --image-ids ids.csv.",
         )
-    if lacking and not allow_missing:
+    if lacking:
         raise BadInput(
             f"{len(lacking):,} of {len(feature_ids):,} images have no response: {_few(lacking)}.",
             do="Extract only images that were shown: `extract` takes a .txt file that lists them.",
         )
     pairs = np.asarray(matched, dtype=np.int64)
-    return JoinedImages(pairs[:, 0], pairs[:, 1], len(lacking), len(response_ids) - len(matched))
+    return JoinedImages(pairs[:, 0], pairs[:, 1], len(response_ids) - len(matched))
 
 
 def _match_names(feature_ids: Sequence[str], response_ids: Sequence[str]) -> tuple[Sequence[str], dict[str, int]]:
@@ -100,7 +95,7 @@ def _join_by_order_of_names(feature_ids: Sequence[str], n_responses: int) -> Joi
         )
     response_rows = np.empty(n_responses, dtype=np.int64)
     response_rows[order] = np.arange(n_responses)
-    return JoinedImages(np.arange(n_responses), response_rows, 0, 0)
+    return JoinedImages(np.arange(n_responses), response_rows, 0)
 
 
 def _split_numbers(name: str) -> list[tuple[bool, int, str]]:

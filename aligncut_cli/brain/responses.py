@@ -2,63 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from aligncut_cli.brain.algonauts import find_subject, read_subject
 from aligncut_cli.brain.arrays import open_npy
+from aligncut_cli.brain.generic import read_generic
+from aligncut_cli.brain.rois import read_rois
+from aligncut_cli.brain.table import Bool, Float, Responses
 from aligncut_cli.errors import BadInput, UsageError
 
-Float = npt.NDArray[np.float32]
-Bool = npt.NDArray[np.bool_]
-Index = npt.NDArray[np.int64]
-
 _VALUES_PER_BLOCK = 1 << 25
-
-
-@dataclass(frozen=True)
-class Responses:
-    """Responses of every voxel to every image, read from disk only where asked for.
-
-    blocks        : arrays (images, voxels of this block) side by side, e.g. the left and right hemisphere
-    kept          : (voxels,) columns of the blocks that are used; fewer than all after --drop-nan-voxels
-    ids           : one name per row, or None where row k belongs to the k-th image by name
-    rois          : name -> (voxels,) True where the voxel belongs to the ROI
-    noise_ceiling : (voxels,) explainable share of variance in [0, 1], or None
-    record        : what was read, for the store: source, files, counts, what was merged or dropped
-    """
-
-    blocks: tuple[npt.NDArray[Any], ...]
-    kept: Index
-    ids: list[str] | None
-    rois: Mapping[str, Bool]
-    noise_ceiling: Float | None
-    record: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(images, voxels)."""
-        return len(self.blocks[0]), len(self.kept)
-
-    def read(self, rows: npt.ArrayLike) -> Float:
-        """Read the given rows of all voxels.
-
-        rows    : (b,) indices of images, any order
-        returns : (b, voxels) float32
-        """
-        index = np.asarray(rows, dtype=np.int64)
-        parts = [np.asarray(block[index], dtype=np.float32) for block in self.blocks]
-        values = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-        return values if len(self.kept) == values.shape[1] else values[:, self.kept]
-
-    @property
-    def values(self) -> Float:
-        """All responses at once, (images, voxels) float32."""
-        return self.read(np.arange(self.shape[0]))
 
 
 def load_responses(
@@ -77,10 +34,6 @@ def load_responses(
     noise_ceiling   : .npy (voxels,), explainable share of variance in [0, 1]
     drop_nan_voxels : leave out voxels that are not finite for some image, instead of refusing
     """
-    from aligncut_cli.brain.algonauts import find_subject, read_subject
-    from aligncut_cli.brain.generic import read_generic
-    from aligncut_cli.brain.rois import read_rois
-
     if not path.exists():
         raise BadInput(f"{path}: no such file or folder.", do="Give --responses an Algonauts subject or an .npy file.")
     subject = find_subject(path)

@@ -124,12 +124,3 @@ def check_id(image_id: str) -> None:
             why="An id is a path inside the folder of images: no '..', no leading '/', no backslash.",
             do="Rename the image, or extract its features again: aligncut extract IMAGES -o F.zarr --model clip",
         )
-
-
-def strip_image_suffix(image_id: str) -> str:
-    """Drop a photo's suffix, so that 'a/b.jpg' and 'a/b' name the same mask."""
-    path = PurePosixPath(image_id)
-    return str(path.with_suffix("")) if path.suffix.lower() in IMAGE_SUFFIXES else image_id
-
-
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".avif"})

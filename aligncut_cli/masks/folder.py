@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from aligncut_cli.errors import BadInput
-from aligncut_cli.masks.base import IGNORE, Mask, MaskSet, check_id, strip_image_suffix
+from aligncut_cli.images.names import strip_image_suffix
+from aligncut_cli.masks.base import IGNORE, Mask, MaskSet, check_id
 from aligncut_cli.masks.label_image import read_label_image
 
 IGNORE_VALUE = 255

@@ -1,16 +1,12 @@
-"""ImageNet-Segmentation (Guillaumin et al. 2014): photos and binary masks inside one MATLAB 7.3 file."""
+"""Masks inside ImageNet-Segmentation's MATLAB file."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from aligncut_cli.errors import BadInput
+from aligncut_cli.images.inside import ImageNetSegFile
 from aligncut_cli.masks.base import IGNORE, Mask, MaskSet
 from aligncut_cli.masks.folder import BINARY_CLASSES, read_class_names
 
@@ -18,20 +14,14 @@ IGNORE_VALUE = 255
 
 
 class ImageNetSegMasks(MaskSet):
-    """`gtsegs_ijcv.mat`: value.img{i} is a photo, value.gt{i}{1} its mask (0, 1), value.id{i} its name.
-
-    A MATLAB 7.3 file is HDF5: a cell array is a dataset of references, and every array is stored with its axes
-    reversed. Ids are value.id where all differ and are plain names, else the six-digit position. The file is
-    opened when it is first read, so that a copy can be sent to another process.
-    """
+    """The first annotation of every photo: 0 background, 1 object, 255 ignored."""
 
     def __init__(self, path: Path, *, classes: Path | None) -> None:
         self.path = path
-        self._open_file: Any = None
+        self._file = ImageNetSegFile(path)
         self._classes = BINARY_CLASSES if classes is None else read_class_names(classes)
         self.sources = [path] if classes is None else [path, classes]
-        self.ids = self._read_ids()
-        self._position = {image_id: position for position, image_id in enumerate(self.ids)}
+        self.ids = self._file.ids
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -40,135 +30,9 @@ class ImageNetSegMasks(MaskSet):
 
     def find(self, image_id: str) -> str | None:
         """Look an image up; ids are the file's own."""
-        return image_id if image_id in self._position else None
-
-    def read_image(self, image_id: str) -> NDArray[np.uint8]:
-        """Read one photo out of the file.
-
-        returns : (h, w, 3) RGB
-        """
-        if image_id not in self._position:
-            raise self._missing([image_id])
-        position = self._position[image_id]
-        stored = self._array(self._images[position], f"value/img[{position}]")
-        if stored.ndim == 2:  # a grey photo
-            stored = np.broadcast_to(stored, (3, *stored.shape))
-        if stored.ndim != 3 or stored.shape[0] not in (1, 3) or stored.dtype != np.uint8:
-            raise self._malformed(
-                f"value/img[{position}] is {stored.dtype} of shape {stored.shape}, not uint8 (3, w, h)."
-            )
-        image = stored.transpose(2, 1, 0)
-        return np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3)))
-
-    def read_images(self) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-        """Yield every (id, photo), in the file's order."""
-        for image_id in self.ids:
-            yield image_id, self.read_image(image_id)
-
-    def image_size(self, image_id: str) -> tuple[int, int]:
-        """Return a photo's (height, width) without reading its pixels."""
-        if image_id not in self._position:
-            raise self._missing([image_id])
-        shape = self._target(self._images[self._position[image_id]], "value/img").shape
-        return int(shape[-1]), int(shape[-2])
-
-    def close(self) -> None:
-        """Close the file; the next read opens it again."""
-        if self._open_file is not None:
-            self._open_file.close()
-            self._open_file = None
-            self.__dict__.pop("_images", None)
-            self.__dict__.pop("_masks", None)
-
-    def __getstate__(self) -> dict[str, Any]:
-        hidden = {"_open_file": None}
-        return {name: value for name, value in self.__dict__.items() if name not in ("_images", "_masks")} | hidden
+        return self._file.find(image_id)
 
     def _load(self, mask_id: str) -> Mask:
-        position = self._position[mask_id]
-        stored = self._array(self._masks[position], f"value/gt[{position}]")
-        if stored.dtype.kind == "O":  # a cell of annotations: the first is the one that everyone uses
-            stored = self._array(stored.ravel()[0], f"value/gt[{position}]{{1}}")
-        if stored.ndim != 2 or stored.dtype.kind not in "bui":
-            raise self._malformed(
-                f"value/gt[{position}] is {stored.dtype} of shape {stored.shape}, not integer (w, h)."
-            )
-        mask = stored.T.astype(np.int64)
-        mask[mask == IGNORE_VALUE] = IGNORE
-        if mask.max(initial=0) >= np.iinfo(np.int16).max or mask.min(initial=0) < IGNORE:
-            raise self._malformed(f"value/gt[{position}] has values that are no class indices.")
-        return np.ascontiguousarray(mask, dtype=np.int16)
-
-    @property
-    def _file(self) -> Any:
-        if self._open_file is None:
-            try:
-                import h5py
-            except ImportError as error:
-                raise BadInput(
-                    f"Reading {self.path} needs h5py, which is not installed.",
-                    why="gtsegs_ijcv.mat is a MATLAB 7.3 file, which is HDF5.",
-                    do="pip install 'aligncut[imagenet-seg]'",
-                ) from error
-            try:
-                self._open_file = h5py.File(self.path, "r")
-            except OSError as error:
-                raise BadInput(
-                    f"Cannot open {self.path} as a MATLAB 7.3 (HDF5) file.",
-                    why=str(error),
-                    do="Give the path of gtsegs_ijcv.mat, downloaded whole.",
-                ) from error
-        return self._open_file
-
-    @cached_property
-    def _images(self) -> NDArray[np.object_]:
-        return self._cells("value/img")
-
-    @cached_property
-    def _masks(self) -> NDArray[np.object_]:
-        return self._cells("value/gt")
-
-    def _cells(self, name: str) -> NDArray[np.object_]:
-        """Read the references of one cell array, (n,)."""
-        found = self._file.get(name)
-        if found is None or getattr(found, "dtype", np.dtype("u1")).kind != "O":
-            raise self._malformed(f"There is no cell array {name}.")
-        cells: NDArray[np.object_] = found[...].ravel()
-        return cells
-
-    def _target(self, reference: Any, name: str) -> Any:
-        """Follow a reference to its dataset."""
-        try:
-            found = self._file[reference]
-        except (TypeError, ValueError, KeyError) as error:
-            raise self._malformed(f"{name} does not lead to an array.") from error
-        if not hasattr(found, "shape"):
-            raise self._malformed(f"{name} is not an array.")
-        return found
-
-    def _array(self, reference: Any, name: str) -> NDArray[Any]:
-        try:
-            return np.asarray(self._target(reference, name)[...])
-        except OSError as error:  # truncated download
-            raise self._malformed(f"{name} cannot be read: {error}") from error
-
-    def _read_ids(self) -> tuple[str, ...]:
-        n_images = len(self._images)
-        if n_images == 0 or len(self._masks) != n_images:
-            raise self._malformed(f"It has {n_images} images and {len(self._masks)} masks.")
-        if "value/id" in self._file:
-            cells = self._cells("value/id")
-            codes = [self._array(cell, "value/id").ravel() for cell in cells]
-            if len(codes) == n_images and all(code.dtype.kind in "ui" for code in codes):
-                names = ["".join(chr(int(letter)) for letter in code).strip() for code in codes]
-                plain = all(name and name.replace("_", "").replace("-", "").isalnum() for name in names)
-                if plain and len(set(names)) == n_images:
-                    return tuple(names)
-        return tuple(f"{position:06d}" for position in range(n_images))
-
-    def _malformed(self, why: str) -> BadInput:
-        return BadInput(
-            f"{self.path} is not laid out like gtsegs_ijcv.mat.",
-            why=why,
-            do="Download it again: http://calvin-vision.net/bigstuff/proj-imagenet/data/gtsegs_ijcv.mat",
-        )
+        labels = self._file.read_labels(mask_id)
+        labels[labels == IGNORE_VALUE] = IGNORE
+        return np.ascontiguousarray(labels, dtype=np.int16)

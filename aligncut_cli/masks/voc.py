@@ -7,7 +7,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from aligncut_cli.errors import BadInput
-from aligncut_cli.masks.base import IGNORE, Mask, MaskSet, check_id, strip_image_suffix
+from aligncut_cli.images.names import strip_image_suffix
+from aligncut_cli.masks.base import IGNORE, Mask, MaskSet, check_id
 from aligncut_cli.masks.folder import read_class_names
 from aligncut_cli.masks.label_image import read_label_image
 
@@ -59,10 +60,6 @@ class VocMasks(MaskSet):
             return image_id
         name = PurePosixPath(strip_image_suffix(image_id)).name
         return name if name in self._known else None
-
-    def image_path(self, image_id: str) -> Path:
-        """Return the photo's path."""
-        return self.path / "JPEGImages" / f"{image_id}.jpg"
 
     def _mask_path(self, mask_id: str) -> Path:
         return self.path / "SegmentationClass" / f"{mask_id}.png"

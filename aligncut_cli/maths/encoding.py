@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 Index = npt.NDArray[np.int64]
@@ -27,16 +26,6 @@ class AlignmentMaps:
     bias: Tensor
 
 
-def map_features(features: Tensor, weight: Tensor) -> Tensor:
-    """V' = V W (Eq. 1).
-
-    features : (..., D) of one slot
-    weight   : (D, D')
-    returns  : (..., D')
-    """
-    return features @ weight
-
-
 def predict_from_pooled(pooled: Sequence[Tensor], maps: AlignmentMaps) -> Tensor:
     """Predicted responses (Eq. 2) from features averaged over tokens.
 
@@ -46,19 +35,6 @@ def predict_from_pooled(pooled: Sequence[Tensor], maps: AlignmentMaps) -> Tensor
     returns : (images, voxels)
     """
     return average_slots(pooled, maps.weights) @ maps.readout + maps.bias
-
-
-def predict_from_tokens(tokens: Sequence[Tensor], maps: AlignmentMaps) -> Tensor:
-    """Predicted responses (Eq. 2) as printed: map every token, average over slots, read out, average over tokens.
-
-    tokens  : per model (layers, images, tokens, D_i)
-    returns : (images, voxels)
-    """
-    n_slots = sum(len(weight) for weight in maps.weights)
-    mapped = torch.stack(
-        [torch.einsum("lipd,ldu->ipu", token, weight) for token, weight in zip(tokens, maps.weights, strict=True)]
-    ).sum(dim=0)
-    return (mapped / n_slots @ maps.readout).mean(dim=1) + maps.bias
 
 
 def average_slots(pooled: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:

@@ -105,18 +105,6 @@ class SmallestKeys:
             self._limit = keys[-1]
 
 
-def smallest_keys(keys: NDArray[np.uint64], n_sample: int) -> NDArray[np.int64]:
-    """Pick the nodes with the m smallest keys of an array that is at hand as a whole.
-
-    keys     : uint64, any shape
-    n_sample : m
-    returns  : (min(m, keys.size),) int64, flat indices, ascending
-    """
-    sample = SmallestKeys(n_sample)
-    sample.add(keys, 0)
-    return sample.result()
-
-
 def farthest_point_sample(points: torch.Tensor, n_sample: int, *, start: int) -> torch.Tensor:
     """Choose points one by one, each the farthest (Euclidean) from all chosen before.
 

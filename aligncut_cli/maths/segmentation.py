@@ -55,11 +55,6 @@ class ClassCentres:
         self.sums += weights.T.astype(np.float64) @ eigenvectors.astype(np.float64)
         self.weights += weights.sum(axis=0)
 
-    def merge(self, other: ClassCentres) -> None:
-        """Add the images that another accumulator has seen."""
-        self.sums += other.sums
-        self.weights += other.weights
-
     def finish(self) -> Floats:
         """Return (slot, class, eig); NaN for a class without a single pixel."""
         seen = self.weights > 0
@@ -238,12 +233,6 @@ class OracleScore:
             self.histogram[slot] += counts
             self.image_miou_sum[slot] += mean_over_classes(compute_iou(*sweep_thresholds(counts)))
         self.n_images += 1
-
-    def merge(self, other: OracleScore) -> None:
-        """Add the images that another accumulator has seen, with the same centres."""
-        self.histogram += other.histogram
-        self.image_miou_sum += other.image_miou_sum
-        self.n_images += other.n_images
 
     def finish(self) -> OracleResult:
         """Turn the counts into scores."""

@@ -85,11 +85,6 @@ class TransitionCounts:
         signs = 1 - 2 * np.random.default_rng([self.seed, image]).integers(0, 2, len(self.differences))
         self.differences += signs[:, None, None] * (figure - ground)
 
-    def merge(self, other: TransitionCounts) -> None:
-        """Add the images that another accumulator has seen, with the same seed."""
-        self.tables += other.tables
-        self.differences += other.differences
-
     def finish(self) -> TransitionResult:
         """Turn the counts into probabilities and the test."""
         members = self.tables[..., -1]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from aligncut_cli.errors import BadInput, UsageError
+from aligncut_cli.digests import digest_file
+from aligncut_cli.errors import UsageError
 
 _SHIPPED = Path(__file__).resolve().parent.parent / "demo" / "weights"
 
@@ -90,16 +90,8 @@ def weights_identity(spec: ModelSpec, *, seed: int) -> dict[str, str | int]:
         return {"source": "hub", "id": spec.timm_name}
     if spec.weights == "random":
         return {"source": "random", "seed": seed}
-    path = Path(spec.weights)
-    try:
-        with path.open("rb") as file:
-            return {"source": "file", "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-    except OSError as error:
-        raise BadInput(
-            f"the weights of '{spec.name}' cannot be read: {path}",
-            why=error.strerror or str(error),
-            do=f"Give another file, or try it without weights: --weights {spec.name}=random",
-        ) from error
+    what, do = f"the weights of '{spec.name}':", f"Give another file, or try it without: --weights {spec.name}=random"
+    return {"source": "file", "sha256": digest_file(Path(spec.weights), what=what, do=do)}
 
 
 def _parse_model(text: str) -> ModelSpec:

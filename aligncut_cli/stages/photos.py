@@ -8,7 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from aligncut_cli.models.images import decode_image, image_exists
+from aligncut_cli.images.decode import decode_image, image_exists
 from aligncut_cli.viz.montage import Pixels, missing_photo
 
 

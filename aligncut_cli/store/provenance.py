@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import aligncut_cli
+from aligncut_cli.digests import digest_of
 from aligncut_cli.errors import BadInput
 
 SCHEMA = 1
@@ -98,21 +98,6 @@ class Identity:
             if before == ", ".join(item.path for item in self.inputs):
                 lines[-1] = f"inputs: the content of {before} has changed"
         return lines
-
-
-def digest_of(value: Any) -> str:
-    """Return the SHA-256 of a value's canonical JSON."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def digest_file(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes."""
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise BadInput(f"cannot read {path}: {error.strerror}", do="Check the path and its permissions.") from error
 
 
 def read_record(path: Path) -> dict[str, Any] | None:

@@ -146,6 +146,11 @@ def open_store(argument: str | Path, *kinds: str) -> Store:
     return Store(path, record)
 
 
+def collect_controls(*stores: Store | None) -> list[str]:
+    """Return the controls of the stores that something is made of, for its own record; None is an input not given."""
+    return sorted({str(name) for store in stores if store is not None for name in store.record.get("controls", [])})
+
+
 def read_array(path: Path, array: zarr.Array[Any], selection: Any) -> np.ndarray[Any, Any]:
     """Read a selection and name the chunk where that fails; see `Store.read`."""
     import numpy as np

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from aligncut_cli.store.controls import describe_controls
+from aligncut_cli.controls import describe_controls
 
 COLOURS = ("#3b6ea8", "#c8553d", "#5a9367", "#8e5ea2", "#c99a2e", "#4aa3a2", "#7a7a7a", "#a83b6e")
 FOREGROUND, BACKGROUND = "#c8553d", "#3b6ea8"

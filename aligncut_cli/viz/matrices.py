@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from aligncut_cli.store.controls import describe_controls
+from aligncut_cli.controls import describe_controls
 
 
 def draw_similarity(

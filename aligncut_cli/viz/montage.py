@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from aligncut_cli.store.controls import describe_controls
+from aligncut_cli.controls import describe_controls
 
 Pixels = NDArray[np.uint8]
 PAPER, INK, WARNING = (255, 255, 255), (40, 40, 40), (180, 30, 30)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from aligncut_cli.store.controls import describe_controls
+from aligncut_cli.controls import describe_controls
 from aligncut_cli.viz.montage import GAP, INK, PAPER, WARNING, Pixels, _font
 
 

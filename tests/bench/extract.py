@@ -15,7 +15,8 @@ from pathlib import Path
 import timm
 import torch
 
-from aligncut_cli.models.images import decode_image, find_images
+from aligncut_cli.images.decode import decode_image
+from aligncut_cli.images.files import find_images
 from tests.bench.common import run_measured
 
 NAME, SIZE, BATCH = "vit_base_patch16_224.mae", 224, 16

@@ -78,7 +78,8 @@ def score_of_colours(world: Path) -> float:
 
 
 def test_a_second_run_answers_from_the_stores(demo: tuple[Path, Result], monkeypatch: pytest.MonkeyPatch) -> None:
-    from aligncut_cli.stages import eigs_phases, extract_phases
+    from aligncut_cli.stages.eigs import phases as eigs_phases
+    from aligncut_cli.stages.extract import phases as extract_phases
 
     monkeypatch.setattr(extract_phases, "ExtractPhases", None)
     monkeypatch.setattr(eigs_phases, "EigsPhases", None)

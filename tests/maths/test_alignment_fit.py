@@ -17,7 +17,7 @@ from aligncut_cli.maths.alignment_fit import (
 )
 from aligncut_cli.maths.alignment_losses import compute_eigen_loss
 from aligncut_cli.maths.alignment_start import AlignmentStart, start_from_responses
-from aligncut_cli.maths.controls import draw_random_targets
+from aligncut_cli.maths.control_targets import draw_random_targets
 from aligncut_cli.maths.encoding import AlignmentMaps, iterate_slots, predict_from_pooled
 from aligncut_cli.maths.response_scores import score_r2
 from aligncut_cli.maths.ridge import choose_penalty, decompose_kernel, measure_slot

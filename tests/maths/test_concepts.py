@@ -51,20 +51,17 @@ def test_moments_equal_a_list_of_all_activations(rng):
     members[:, 2] = False
     members[17, 2] = True
     readout = rng.normal(size=(6, 9)).astype(np.float32)
-    moments, left, right = (ConceptMoments(4, 6) for _ in range(3))
+    moments = ConceptMoments(4, 6)
     for at in range(0, 300, 7):
         moments.add(tokens[at : at + 7], members[at : at + 7])
-        (left if at % 2 else right).add(tokens[at : at + 7], members[at : at + 7])
-    left.merge(right)
-    for got in (moments, left):
-        mean, deviation = got.activate(readout)
-        assert got.counts.tolist() == members.sum(0).tolist()
-        for concept in range(3):
-            every = tokens[members[:, concept]].astype(float) @ readout.astype(float)
-            np.testing.assert_allclose(mean[concept], every.mean(0), rtol=1e-10)
-            np.testing.assert_allclose(deviation[concept], every.std(0), rtol=1e-7, atol=1e-6)
-        assert np.isnan(mean[3]).all()
-        assert np.isnan(deviation[3]).all()
+    mean, deviation = moments.activate(readout)
+    assert moments.counts.tolist() == members.sum(0).tolist()
+    for concept in range(3):
+        every = tokens[members[:, concept]].astype(float) @ readout.astype(float)
+        np.testing.assert_allclose(mean[concept], every.mean(0), rtol=1e-10)
+        np.testing.assert_allclose(deviation[concept], every.std(0), rtol=1e-7, atol=1e-6)
+    assert np.isnan(mean[3]).all()
+    assert np.isnan(deviation[3]).all()
 
 
 def test_a_larger_mean_with_a_smaller_deviation_has_rank_correlation_minus_1(rng):

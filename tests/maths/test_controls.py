@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from aligncut_cli.maths.controls import draw_random_targets, shuffle_pairs
+from aligncut_cli.maths.control_targets import draw_random_targets, shuffle_pairs
 
 
 def test_a_shuffle_keeps_every_response_and_no_pair() -> None:

@@ -6,7 +6,7 @@ import torch
 
 from aligncut_cli.errors import BadInput
 from aligncut_cli.maths import sampling
-from aligncut_cli.maths.sampling import SmallestKeys, farthest_point_sample, node_keys, smallest_keys, stable_hash
+from aligncut_cli.maths.sampling import SmallestKeys, farthest_point_sample, node_keys, stable_hash
 
 
 def farthest_naively(points: np.ndarray, n_sample: int, start: int) -> list[int]:
@@ -59,7 +59,9 @@ def test_keys_are_uniform_and_distinct_over_slots_images_and_tokens():
     assert np.abs(share.mean(axis=1) - 0.5).max() < 5 / np.sqrt(12 * share.shape[1])
     # Which images, tokens and slots are drawn is independent: counts are those of uniform draws.
     drawn = np.zeros(keys.size, dtype=bool)
-    drawn[smallest_keys(keys, 20_000)] = True
+    sample = SmallestKeys(20_000)
+    sample.add(keys, 0)
+    drawn[sample.result()] = True
     for axes in [(1, 2), (0, 2), (0, 1)]:
         counts = drawn.reshape(keys.shape).sum(axis=axes)
         expected = counts.mean()
@@ -80,7 +82,6 @@ def test_the_sample_does_not_depend_on_chunks_or_their_order(chunk):
             sample.add(keys[start : start + chunk], start)
             assert sample._held <= 2 * 333
         assert np.array_equal(sample.result(), expected)
-    assert np.array_equal(smallest_keys(keys, 333), expected)
 
 
 def test_nodes_may_be_named_one_by_one():
@@ -91,7 +92,9 @@ def test_nodes_may_be_named_one_by_one():
 
 
 def test_a_sample_larger_than_the_stream_is_the_stream():
-    assert smallest_keys(np.array([3, 1, 2], dtype=np.uint64), 10).tolist() == [0, 1, 2]
+    sample = SmallestKeys(10)
+    sample.add(np.array([3, 1, 2], dtype=np.uint64), 0)
+    assert sample.result().tolist() == [0, 1, 2]
     assert SmallestKeys(3).result().tolist() == []
     with pytest.raises(BadInput, match="cannot sample 0"):
         SmallestKeys(0)

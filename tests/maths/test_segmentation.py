@@ -353,24 +353,6 @@ def test_an_absent_class_does_not_change_the_mean(rng):
     assert np.isnan(more.iou[..., 4:]).all()
 
 
-def test_accumulators_merge_like_one_pass(rng):
-    eigenvectors, masks = made_images(rng, n_images=5)
-    whole = run_oracle(eigenvectors, masks, (3, 4), 4)
-    halves = [ClassCentres(1, 4, 5), ClassCentres(1, 4, 5)]
-    for i, (rows, mask) in enumerate(zip(eigenvectors, masks, strict=True)):
-        halves[i % 2].add(rows[None], weigh_tokens_by_class(mask, (3, 4), n_classes=4))
-    halves[0].merge(halves[1])
-    scores = [
-        OracleScore(halves[0].finish(), thresholds=THRESHOLDS, grid=(3, 4), resolution="pixels") for _ in range(2)
-    ]
-    for i, (rows, mask) in enumerate(zip(eigenvectors, masks, strict=True)):
-        scores[i % 2].add(rows[None], mask)
-    scores[0].merge(scores[1])
-    result = scores[0].finish()
-    assert (result.miou == whole.miou).all()
-    np.testing.assert_allclose(result.image_miou, whole.image_miou, rtol=1e-12)
-
-
 def test_a_row_of_zeros_is_like_nothing(rng):
     similarity = compare_to_centres(np.zeros((1, 2, 3), np.float32), rng.normal(size=(1, 4, 3)))
     assert similarity.tolist() == [[[0.0, 0.0]] * 4]

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from aligncut_cli.errors import UsageError
-from aligncut_cli.stages.extract_phases import parse_layers
+from aligncut_cli.stages.extract.phases import parse_layers
 from aligncut_cli.store.read import open_store
 from tests.conftest import TINY, aligncut, array_bytes, done, make_photos
 

@@ -135,7 +135,7 @@ def test_patches_are_the_nearest_of_different_images(tsne: Path, described: Path
 def test_an_interrupted_description_goes_on_to_the_same_bytes(
     tmp_path: Path, tsne: Path, features: Path, alignment: Path, described: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from aligncut_cli.stages import concepts_phases
+    from aligncut_cli.stages.concepts import phases as concepts_phases
 
     args = ["concepts", tsne, "--features", features, "--alignment", alignment, "-o", tmp_path / "out"]
     args += ["--concepts", 4, "--permutations", 50, "--patches", 3]

@@ -15,7 +15,7 @@ import pytest
 import zarr
 from PIL import Image
 
-from aligncut_cli.stages.report_sections import read_square, table_block
+from aligncut_cli.stages.blocks import read_square, table_block
 from aligncut_cli.store.read import open_store
 from aligncut_cli.viz import page
 from tests.conftest import TINY, aligncut, done, make_photos
@@ -120,7 +120,7 @@ def test_photos_and_thumbnails_are_numbered_and_sized_as_asked(tmp_path: Path, e
 
 
 def test_many_blocks_make_many_pieces(tmp_path: Path, tsne: Path, eigs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from aligncut_cli.stages.report_views import View
+    from aligncut_cli.stages.report.views import View
 
     whole = done("report", eigs, "-o", tmp_path / "whole")
     monkeypatch.setattr(View, "chunk_images", lambda self, model: 5)
@@ -210,7 +210,7 @@ def test_a_rerun_is_up_to_date_and_other_stores_are_refused(tmp_path: Path, eigs
 def test_an_interrupted_report_goes_on_and_has_the_same_bytes(
     tmp_path: Path, eigs: Path, tsne: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from aligncut_cli.stages import report_phases
+    from aligncut_cli.stages.report import phases as report_phases
 
     whole = done("report", eigs, tsne, "-o", tmp_path / "whole")
 

@@ -409,7 +409,7 @@ def test_voc_and_imagenet_segmentation_are_read_as_the_originals_would_be(tmp_pa
 
 
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from aligncut_cli.stages import segment_phases
+    from aligncut_cli.stages.segment import phases as segment_phases
 
     held: list[int] = []
     read = segment_phases.SegmentPhases._load

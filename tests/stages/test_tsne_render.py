@@ -117,7 +117,7 @@ def test_inspect_tells_what_a_finished_store_holds(features: Path, eigs: Path) -
 
 
 def test_inspect_tells_how_far_an_unfinished_store_is(tmp_path: Path, features: Path, monkeypatch) -> None:
-    from aligncut_cli.stages import eigs_phases
+    from aligncut_cli.stages.eigs import phases as eigs_phases
 
     def stop(*args: object) -> None:
         raise KeyboardInterrupt

@@ -61,7 +61,7 @@ def test_ten_kills_leave_the_bytes_of_an_uninterrupted_run(
 
 
 def test_a_resumed_run_computes_only_blocks_without_marker(tmp_path: Path, features: Path, monkeypatch) -> None:
-    from aligncut_cli.stages import eigs_phases
+    from aligncut_cli.stages.eigs import phases as eigs_phases
 
     output = tmp_path / "e.zarr"
     carried = []
@@ -85,7 +85,7 @@ def test_a_resumed_run_computes_only_blocks_without_marker(tmp_path: Path, featu
 
 
 def test_a_finished_stage_is_up_to_date_and_computes_nothing(tmp_path: Path, features: Path, monkeypatch) -> None:
-    from aligncut_cli.stages import eigs_phases
+    from aligncut_cli.stages.eigs import phases as eigs_phases
 
     output = done("eigs", features, "-o", tmp_path / "e.zarr", *EIGS)
     before = array_bytes(output)
@@ -112,7 +112,7 @@ def test_another_digest_is_refused_by_name_and_replaced_only_when_asked(tmp_path
 def test_an_overwritten_output_stands_until_the_new_one_is_complete(
     tmp_path: Path, features: Path, monkeypatch
 ) -> None:
-    from aligncut_cli.stages import eigs_phases
+    from aligncut_cli.stages.eigs import phases as eigs_phases
 
     output = done("eigs", features, "-o", tmp_path / "e.zarr", *EIGS)
     before = array_bytes(output)

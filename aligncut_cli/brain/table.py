@@ -1,0 +1,55 @@
+"""A table of responses: images x voxels on disk, with the names of its rows, ROIs and noise ceiling."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Float = npt.NDArray[np.float32]
+Bool = npt.NDArray[np.bool_]
+Index = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Responses:
+    """Responses of every voxel to every image, read from disk only where asked for.
+
+    blocks        : arrays (images, voxels of this block) side by side, e.g. the left and right hemisphere
+    kept          : (voxels,) columns of the blocks that are used; fewer than all after --drop-nan-voxels
+    ids           : one name per row, or None where row k belongs to the k-th image by name
+    rois          : name -> (voxels,) True where the voxel belongs to the ROI
+    noise_ceiling : (voxels,) explainable share of variance in [0, 1], or None
+    record        : what was read, for the store: source, files, counts, what was merged or dropped
+    """
+
+    blocks: tuple[npt.NDArray[Any], ...]
+    kept: Index
+    ids: list[str] | None
+    rois: Mapping[str, Bool]
+    noise_ceiling: Float | None
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(images, voxels)."""
+        return len(self.blocks[0]), len(self.kept)
+
+    def read(self, rows: npt.ArrayLike) -> Float:
+        """Read the given rows of all voxels.
+
+        rows    : (b,) indices of images, any order
+        returns : (b, voxels) float32
+        """
+        index = np.asarray(rows, dtype=np.int64)
+        parts = [np.asarray(block[index], dtype=np.float32) for block in self.blocks]
+        values = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+        return values if len(self.kept) == values.shape[1] else values[:, self.kept]
+
+    @property
+    def values(self) -> Float:
+        """All responses at once, (images, voxels) float32."""
+        return self.read(np.arange(self.shape[0]))

@@ -1,0 +1,177 @@
+"""ImageNet-Segmentation's .mat file (Guillaumin et al. 2014): photos, each with a path of its own, and their masks."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from aligncut_cli.errors import BadInput
+
+SUFFIX = ".mat"
+
+
+def is_inside(path: Path) -> bool:
+    """Return whether a path is that of a photo in a file, not of a file."""
+    return path.parent.suffix.lower() == SUFFIX and path.parent.is_file()
+
+
+def list_inside(path: Path) -> list[Path]:
+    """Return the path of every photo in a file, in its order; names are the ids of its masks."""
+    return [path / image_id for image_id in _open(path).ids]
+
+
+def read_inside(path: Path) -> Image.Image:
+    """Read one photo as an RGB picture."""
+    return Image.fromarray(_open(path.parent).read_image(path.name))
+
+
+def has_inside(path: Path) -> bool:
+    """Return whether a photo is there."""
+    return is_inside(path) and _open(path.parent).find(path.name) is not None
+
+
+def hash_inside(path: Path) -> str:
+    """SHA-256 of a photo's size and pixels."""
+    pixels = _open(path.parent).read_image(path.name)
+    return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+
+
+@lru_cache(maxsize=4)
+def _open(path: Path) -> ImageNetSegFile:
+    """Keep a file open: each process has its own."""
+    return ImageNetSegFile(path)
+
+
+class ImageNetSegFile:
+    """`gtsegs_ijcv.mat`: value.img{i} is a photo, value.gt{i}{1} its mask (0, 1), value.id{i} its name.
+
+    A MATLAB 7.3 file is HDF5: a cell array is a dataset of references, and every array is stored with its axes
+    reversed. Ids are value.id where all differ and are plain names, else the six-digit position. The file is
+    opened when it is first read, so that a copy can be sent to another process.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._open_file: Any = None
+        self.ids = self._read_ids()
+        self._position = {image_id: position for position, image_id in enumerate(self.ids)}
+
+    def find(self, image_id: str) -> str | None:
+        """Look an image up; ids are the file's own."""
+        return image_id if image_id in self._position else None
+
+    def read_image(self, image_id: str) -> NDArray[np.uint8]:
+        """Read one photo out of the file.
+
+        returns : (h, w, 3) RGB
+        raises  : KeyError where there is no such photo
+        """
+        position = self._position[image_id]
+        stored = self._array(self._images[position], f"value/img[{position}]")
+        if stored.ndim == 2:  # a grey photo
+            stored = np.broadcast_to(stored, (3, *stored.shape))
+        if stored.ndim != 3 or stored.shape[0] not in (1, 3) or stored.dtype != np.uint8:
+            raise self._malformed(
+                f"value/img[{position}] is {stored.dtype} of shape {stored.shape}, not uint8 (3, w, h)."
+            )
+        image = stored.transpose(2, 1, 0)
+        return np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3)))
+
+    def read_labels(self, image_id: str) -> NDArray[np.int64]:
+        """Read the first annotation of one photo as it is stored, (h, w)."""
+        position = self._position[image_id]
+        stored = self._array(self._masks[position], f"value/gt[{position}]")
+        if stored.dtype.kind == "O":  # a cell of annotations: the first is the one that everyone uses
+            stored = self._array(stored.ravel()[0], f"value/gt[{position}]{{1}}")
+        if stored.ndim != 2 or stored.dtype.kind not in "bui":
+            raise self._malformed(
+                f"value/gt[{position}] is {stored.dtype} of shape {stored.shape}, not integer (w, h)."
+            )
+        labels: NDArray[np.int64] = stored.T.astype(np.int64)
+        if labels.max(initial=0) >= np.iinfo(np.int16).max or labels.min(initial=0) < 0:
+            raise self._malformed(f"value/gt[{position}] has values that are no class indices.")
+        return labels
+
+    def __getstate__(self) -> dict[str, Any]:
+        hidden = {"_open_file": None}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_images", "_masks")} | hidden
+
+    @property
+    def _file(self) -> Any:
+        if self._open_file is None:
+            try:
+                import h5py
+            except ImportError as error:
+                raise BadInput(
+                    f"Reading {self.path} needs h5py, which is not installed.",
+                    why="gtsegs_ijcv.mat is a MATLAB 7.3 file, which is HDF5.",
+                    do="pip install 'aligncut[imagenet-seg]'",
+                ) from error
+            try:
+                self._open_file = h5py.File(self.path, "r")
+            except OSError as error:
+                raise BadInput(
+                    f"Cannot open {self.path} as a MATLAB 7.3 (HDF5) file.",
+                    why=str(error),
+                    do="Give the path of gtsegs_ijcv.mat, downloaded whole.",
+                ) from error
+        return self._open_file
+
+    @cached_property
+    def _images(self) -> NDArray[np.object_]:
+        return self._cells("value/img")
+
+    @cached_property
+    def _masks(self) -> NDArray[np.object_]:
+        return self._cells("value/gt")
+
+    def _cells(self, name: str) -> NDArray[np.object_]:
+        """Read the references of one cell array, (n,)."""
+        found = self._file.get(name)
+        if found is None or getattr(found, "dtype", np.dtype("u1")).kind != "O":
+            raise self._malformed(f"There is no cell array {name}.")
+        cells: NDArray[np.object_] = found[...].ravel()
+        return cells
+
+    def _target(self, reference: Any, name: str) -> Any:
+        """Follow a reference to its dataset."""
+        try:
+            found = self._file[reference]
+        except (TypeError, ValueError, KeyError) as error:
+            raise self._malformed(f"{name} does not lead to an array.") from error
+        if not hasattr(found, "shape"):
+            raise self._malformed(f"{name} is not an array.")
+        return found
+
+    def _array(self, reference: Any, name: str) -> NDArray[Any]:
+        try:
+            return np.asarray(self._target(reference, name)[...])
+        except OSError as error:  # truncated download
+            raise self._malformed(f"{name} cannot be read: {error}") from error
+
+    def _read_ids(self) -> tuple[str, ...]:
+        n_images = len(self._images)
+        if n_images == 0 or len(self._masks) != n_images:
+            raise self._malformed(f"It has {n_images} images and {len(self._masks)} masks.")
+        if "value/id" in self._file:
+            cells = self._cells("value/id")
+            codes = [self._array(cell, "value/id").ravel() for cell in cells]
+            if len(codes) == n_images and all(code.dtype.kind in "ui" for code in codes):
+                names = ["".join(chr(int(letter)) for letter in code).strip() for code in codes]
+                plain = all(name and name.replace("_", "").replace("-", "").isalnum() for name in names)
+                if plain and len(set(names)) == n_images:
+                    return tuple(names)
+        return tuple(f"{position:06d}" for position in range(n_images))
+
+    def _malformed(self, why: str) -> BadInput:
+        return BadInput(
+            f"{self.path} is not laid out like gtsegs_ijcv.mat.",
+            why=why,
+            do="Download it again: http://calvin-vision.net/bigstuff/proj-imagenet/data/gtsegs_ijcv.mat",
+        )

@@ -1,0 +1,88 @@
+"""What the report shows of `activations`: object minus background by layer and area."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from aligncut_cli.stages.blocks import Files, PageBlock, Section, describe_folder, parse_cell
+from aligncut_cli.store.read import Store
+
+
+def describe_activations(store: Store, files: Files) -> list[PageBlock]:
+    """Object minus background per slot and ROI as a heat map, both against layer as curves; then what else is there."""
+    path = store.path / "activations.csv"
+    if not path.exists():
+        return describe_folder(store, files)
+    with path.open(newline="", encoding="utf-8") as stream:
+        table = list(csv.DictReader(stream))
+    needed = {"model", "layer", "roi", "foreground", "background", "difference"}
+    if not table or not needed <= set(table[0]):
+        return describe_folder(store, files)
+    models, rois = (list(dict.fromkeys(row[name] for row in table)) for name in ("model", "roi"))
+    found = {(row["model"], row["layer"], row["roi"]): row for row in table}
+    slots = list(dict.fromkeys((row["model"], row["layer"]) for row in table))
+
+    def values(name: str, places: Sequence[tuple[str, str, str]]) -> list[float | None]:
+        cells = [parse_cell(found[place][name]) if place in found else None for place in places]
+        return [float(x) if isinstance(x, int | float) else None for x in cells]
+
+    difference = [values("difference", [(*slot, roi) for roi in rois]) for slot in slots]
+    reach = max((abs(x) for row in difference for x in row if x is not None), default=0.0) or 1.0
+    blocks: list[PageBlock] = [
+        {
+            "kind": "matrix",
+            "title": "Object minus background",
+            "about": "How much more an area would respond to object patches than to background patches, by layer.",
+            "rows": [f"{model}:{layer}" for model, layer in slots],
+            "columns": rois,
+            "values": difference,
+            "low": -reach,
+            "high": reach,
+            "digits": 2 if reach >= 1 else 3,
+        }
+    ]
+    for model in models:
+        layers = [layer for name, layer in slots if name == model]
+        panels: list[dict[str, Any]] = []
+        for roi in rois:
+            places = [(model, layer, roi) for layer in layers]
+            series = [
+                {"name": title, "style": "line", "y": values(name, places), "spread": values(f"{name} error", places)}
+                for name, title in (("foreground", "object"), ("background", "background"))
+                if f"{name} error" in table[0]
+            ]
+            panels.append({"title": roi, "x": layers, "series": series})
+        known = [x for panel in panels for line in panel["series"] for x in line["y"] if x is not None]
+        blocks.append(
+            {
+                "kind": "curves",
+                "title": f"Activation of every area, {model}",
+                "about": "Mean over object and over background patches of all photos; the band is the standard error.",
+                "xLabel": "layer",
+                "yLabel": "activation",
+                "low": -_round_up(-min(known, default=0.0)) if min(known, default=0.0) < 0 else 0,
+                "high": _round_up(max(map(abs, known), default=1.0)),
+                "panels": panels,
+                "folded": model != models[0],
+            }
+        )
+    drawn = {"activations.png", "difference.png"}
+    return blocks + describe_folder(store, files, leave_out=drawn)
+
+
+def _round_up(value: float) -> float:
+    """Return the next number with one digit, so that an axis has round ends."""
+    step = 10.0 ** math.floor(math.log10(max(value, 1e-9)))
+    return math.ceil(value / step) * step
+
+
+SECTION = Section(
+    "activations",
+    "Activations of brain areas",
+    "What object and background patches would excite, layer by layer and area by area.",
+    describe_activations,
+    lambda store: store.record.get("stage") == "activations",
+)

@@ -1,0 +1,54 @@
+"""Stage 2: one universal channel space, learned from brain responses (Eq. 1, 2, 10), or applied to features."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from aligncut_cli.console import Console
+from aligncut_cli.errors import UsageError
+from aligncut_cli.params import AlignParams, ApplyParams, RunOptions, as_record
+from aligncut_cli.stages.inputs import ResponsePaths
+from aligncut_cli.store.provenance import Identity
+from aligncut_cli.store.read import open_store
+from aligncut_cli.store.run import Outcome, begin
+
+VERSION = 1
+
+
+def run(features: Path, paths: ResponsePaths, params: AlignParams, options: RunOptions, console: Console) -> Outcome:
+    """Write an alignment store fitted to these responses; returns its path and scores."""
+    source = open_store(features, "features")
+    if source.record["stage"] == "align":
+        raise UsageError(f"{features} is already mapped to a universal space", do="Fit to the features as extracted.")
+    identity = Identity(
+        stage="align",
+        version=VERSION,
+        kind="alignment",
+        params=as_record(params),
+        inputs=[source.as_input, paths.as_input()],
+    )
+    with begin(identity, options, inputs=[source.path]) as work:
+        if not work.complete:
+            from aligncut_cli.stages.align.phases import AlignPhases
+
+            return AlignPhases(work, source, paths, params, options, console).run()
+        return work.outcome()
+
+
+def apply(features: Path, alignment: Path, params: ApplyParams, options: RunOptions, console: Console) -> Outcome:
+    """Write a features store mapped to the universal space by a fitted alignment; returns its path."""
+    source, fitted = open_store(features, "features"), open_store(alignment, "alignment")
+    identity = Identity(
+        stage="align",
+        version=VERSION,
+        kind="features",
+        params=as_record(params),
+        inputs=[source.as_input, fitted.as_input],
+        loose=["seed"],
+    )
+    with begin(identity, options, inputs=[source.path, fitted.path]) as work:
+        if not work.complete:
+            from aligncut_cli.stages.align.apply import ApplyPhases
+
+            return ApplyPhases(work, source, fitted, options, console).run()
+        return work.outcome()

@@ -1,0 +1,41 @@
+"""Compares the same tokens between every pair of slots, before and after alignment (Fig. 3)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from aligncut_cli.console import Console
+from aligncut_cli.params import CompareParams, RunOptions, as_record
+from aligncut_cli.store.provenance import Identity
+from aligncut_cli.store.read import open_store
+from aligncut_cli.store.run import Outcome, begin
+
+VERSION = 1
+
+
+def run(
+    features: Path,
+    params: CompareParams,
+    options: RunOptions,
+    console: Console,
+    *,
+    alignment: Path | None = None,
+) -> Outcome:
+    """Write a folder with the slot-by-slot cosine similarities as CSV and a picture; returns its path."""
+    source = open_store(features, "features")
+    fitted = None if alignment is None else open_store(alignment, "alignment")
+    stores = [source] if fitted is None else [source, fitted]
+    identity = Identity(
+        stage="compare",
+        version=VERSION,
+        kind="folder",
+        params=as_record(params),
+        inputs=[store.as_input for store in stores],
+        loose=["seed"],
+    )
+    with begin(identity, options, inputs=[store.path for store in stores]) as work:
+        if work.complete:
+            return work.outcome()
+        from aligncut_cli.stages.compare.phases import ComparePhases
+
+        return ComparePhases(work, source, fitted, params, options, console).run()

@@ -1,0 +1,38 @@
+"""Stage 1: save the attention features of every layer of several ViTs (the V_i of Eq. 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from aligncut_cli.console import Console
+from aligncut_cli.digests import digest_of
+from aligncut_cli.images.files import find_images, hash_images
+from aligncut_cli.models.registry import parse_models, weights_identity
+from aligncut_cli.params import ExtractParams, RunOptions, as_record
+from aligncut_cli.store.provenance import Identity, InputRecord
+from aligncut_cli.store.run import Outcome, begin
+
+VERSION = 1
+
+
+def run(inputs: Sequence[Path], params: ExtractParams, options: RunOptions, console: Console) -> Outcome:
+    """Write a features store for these images; returns its path and figures."""
+    specs = parse_models(params.model, params.weights)
+    files = find_images(inputs)
+    content = [[file.id, digest] for file, digest in zip(files, hash_images(files), strict=True)]
+    identity = Identity(
+        stage="extract",
+        version=VERSION,
+        kind="features",
+        params=as_record(params),
+        inputs=[InputRecord(", ".join(str(path.resolve()) for path in inputs), "images", digest_of(content))],
+        extra={"weights": {spec.name: weights_identity(spec, seed=params.seed) for spec in specs}},
+        loose=["weights"],
+    )
+    with begin(identity, options, inputs=[path for path in inputs if path.is_dir()]) as work:
+        if work.complete:
+            return work.outcome()
+        from aligncut_cli.stages.extract.phases import ExtractPhases
+
+        return ExtractPhases(work, files, specs, params, options, console).run()

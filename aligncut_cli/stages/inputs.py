@@ -1,0 +1,78 @@
+"""Images, responses and masks as inputs of a stage: what they hold, not where they lie, is part of its identity."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aligncut_cli.digests import digest_file, digest_of
+from aligncut_cli.errors import BadInput
+from aligncut_cli.store.provenance import InputRecord
+
+if TYPE_CHECKING:
+    from aligncut_cli.masks import MaskSet
+
+
+@dataclass(frozen=True)
+class MaskInput:
+    """Masks as an input of a stage, or that it was given none.
+
+    records : path, kind `masks`, and the digest of every file they are read from
+    format  : png, voc or imagenet-seg, which decides what the files mean
+    """
+
+    masks: MaskSet | None = None
+    records: Sequence[InputRecord] = ()
+    format: str | None = None
+
+
+def open_mask_input(path: Path | None, *, format: str, classes: Path | None) -> MaskInput:
+    """Open masks and hash their files; images are not looked at yet."""
+    if path is None:
+        return MaskInput()
+    from aligncut_cli.masks import guess_format, open_masks
+
+    masks = open_masks(path, format=format, classes=classes)
+    content = [list(masks.ids), [digest_file(file) for file in masks.sources]]
+    record = InputRecord(str(path.resolve()), "masks", digest_of(content))
+    return MaskInput(masks, [record], guess_format(path) if format == "auto" else format)
+
+
+RESPONSE_SUFFIXES = (".npy", ".npz", ".json", ".csv")
+
+
+@dataclass(frozen=True)
+class ResponsePaths:
+    """Where responses lie: a folder or .npy file, and what goes with it."""
+
+    responses: Path
+    image_ids: Path | None = None
+    rois: Path | None = None
+    noise_ceiling: Path | None = None
+
+    def are_synthetic(self) -> bool:
+        """Return whether the responses say of themselves that they are computed, by a synthetic.json beside them."""
+        folder = self.responses if self.responses.is_dir() else self.responses.parent
+        return (folder / "synthetic.json").exists()
+
+    def as_input(self) -> InputRecord:
+        """Return the record of these files, by content."""
+        given = [path for path in (self.responses, self.image_ids, self.rois, self.noise_ceiling) if path is not None]
+        names: list[tuple[str, Path]] = []
+        for number, path in enumerate(given):
+            if path.is_dir():
+                found = sorted(file for file in path.rglob("*") if file.suffix in RESPONSE_SUFFIXES and file.is_file())
+                names += [(f"{number}/{file.relative_to(path).as_posix()}", file) for file in found]
+            elif path.exists():
+                names.append((str(number), path))
+            else:
+                raise BadInput(
+                    f"no such file or folder: {path}", do="Give --responses an Algonauts subject or an .npy."
+                )
+        with ThreadPoolExecutor(4) as pool:
+            digests = list(pool.map(digest_file, [file for _, file in names]))
+        content = [[name, digest] for (name, _), digest in zip(names, digests, strict=True)]
+        return InputRecord(", ".join(str(path.resolve()) for path in given), "responses", digest_of(content))

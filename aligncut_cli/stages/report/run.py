@@ -1,0 +1,38 @@
+"""Writes one page with every picture, table and plot that some stores allow; it opens from disk, without a network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from aligncut_cli.console import Console
+from aligncut_cli.errors import BadInput
+from aligncut_cli.params import ReportParams, RunOptions, as_record
+from aligncut_cli.store.provenance import Identity
+from aligncut_cli.store.read import Store, open_store
+from aligncut_cli.store.run import Outcome, begin
+
+VERSION = 1
+
+
+def run(stores: Sequence[Path], params: ReportParams, options: RunOptions, console: Console) -> Outcome:
+    """Write a folder with `index.html` and the pieces it loads; returns its path."""
+    sources: dict[Path, Store] = {}
+    for path in stores:
+        store = open_store(path)
+        if store.record.get("stage") == "report":
+            raise BadInput(f"{path} is a report itself", do="Give the stores that it was made of.")
+        sources.setdefault(path.resolve(), store)
+    identity = Identity(
+        stage="report",
+        version=VERSION,
+        kind="folder",
+        params=as_record(params),
+        inputs=[store.as_input for store in sources.values()],
+    )
+    with begin(identity, options, inputs=[store.path for store in sources.values()]) as work:
+        if work.complete:
+            return work.outcome()
+        from aligncut_cli.stages.report.phases import ReportPhases
+
+        return ReportPhases(work, list(sources.values()), params, console).run()

@@ -1,0 +1,107 @@
+"""The report's sections, in the order of the method, and where each store came from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from aligncut_cli.stages.activations import section as activations
+from aligncut_cli.stages.align import section as align
+from aligncut_cli.stages.blocks import Files, Section, describe_folder, name_of
+from aligncut_cli.stages.segment import section as segment
+from aligncut_cli.stages.transitions import section as transitions
+from aligncut_cli.store.read import Store, collect_controls
+
+OWN_SECTIONS = ("compare", "activations", "concepts")
+SECTIONS = (
+    segment.SECTION,
+    align.SECTION,
+    Section(
+        "slots",
+        "Similarity of layers",
+        "The same patch in every pair of layers: do two layers describe it with the same channels?",
+        describe_folder,
+        lambda store: store.record.get("stage") == "compare",
+    ),
+    activations.SECTION,
+    Section(
+        "concepts",
+        "Concepts",
+        "Places in the map where many patches gather, and what they have in common.",
+        describe_folder,
+        lambda store: store.record.get("stage") == "concepts",
+    ),
+    transitions.SECTION,
+    Section(
+        "more",
+        "More pictures and tables",
+        "What other commands wrote.",
+        describe_folder,
+        lambda store: store.kind == "folder" and store.record.get("stage") not in OWN_SECTIONS,
+    ),
+)
+
+
+def make_sections(stores: Sequence[Store], staging: Path) -> list[dict[str, Any]]:
+    """Return the sections that these stores allow, in the order of the method; files are copied to `staging`."""
+    files = Files(staging)
+    sections = []
+    for section in SECTIONS:
+        parts = [
+            {"name": name_of(store), "controls": collect_controls(store), "blocks": section.describe(store, files)}
+            for store in stores
+            if section.wanted(store)
+        ]
+        parts = [part for part in parts if part["blocks"]]
+        if parts:
+            sections.append({"id": section.id, "title": section.title, "lead": section.lead, "parts": parts})
+    return sections
+
+
+def describe_stores(stores: Sequence[Store]) -> list[dict[str, Any]]:
+    """Return what each store was made from and by: parameters, inputs, versions, seeds, figures."""
+    described = []
+    for store in stores:
+        record = store.record
+        described.append(
+            {
+                "name": name_of(store),
+                "path": str(store.path.resolve()),
+                "kind": store.kind,
+                "stage": str(record.get("stage", "")),
+                "seed": record.get("seed"),
+                "created": record.get("created", ""),
+                "controls": collect_controls(store),
+                "models": [str(name) for name in record.get("models", [])],
+                "params": _pairs(record.get("params", {})),
+                "extra": _pairs(record.get("extra", {})),
+                "inputs": [[item["kind"], item["path"], str(item["digest"])[:12]] for item in record.get("inputs", [])],
+                "software": _pairs(record.get("software", {})),
+                "runtime": _pairs(record.get("runtime", {})),
+                "summary": _pairs(record.get("summary", {})),
+                "digest": str(record.get("digest", ""))[:12],
+            }
+        )
+    return described
+
+
+def _pairs(values: dict[str, Any]) -> list[list[str]]:
+    return [[key, _text(value)] for key, value in _flatten(values)][:200]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_text, value)) or "none"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "not set" if value is None else str(value)
+
+
+def _flatten(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    """List nested figures as (dotted name, value)."""
+    if isinstance(value, dict):
+        return [item for key, inner in value.items() for item in _flatten(inner, f"{prefix}{key}.")]
+    if isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
+        return [item for i, inner in enumerate(value) for item in _flatten(inner, f"{prefix}{i}.")]
+    return [(prefix.removesuffix("."), value)]

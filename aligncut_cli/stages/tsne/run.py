@@ -1,0 +1,37 @@
+"""Stage 4: spectral t-SNE, which turns eigenvectors into colours (3-D) or a map (2-D)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from aligncut_cli.console import Console
+from aligncut_cli.params import RunOptions, TsneParams, as_record
+from aligncut_cli.store.provenance import Identity
+from aligncut_cli.store.read import open_store
+from aligncut_cli.store.run import Outcome, begin
+
+VERSION = 1
+BASIS_PARAMS = ("dims", "n_sample", "perplexity", "iterations", "engine", "clip")
+
+
+def run(eigs: Path, params: TsneParams, options: RunOptions, console: Console, *, basis: Path | None = None) -> Outcome:
+    """Write a tsne store for all nodes of an eigs store; returns its path and figures."""
+    source = open_store(eigs, "eigs")
+    base = None if basis is None else open_store(basis, "tsne")
+    if base is not None:
+        params = replace(params, **{name: base.record["params"][name] for name in BASIS_PARAMS})
+    stores = [source] if base is None else [source, base]
+    identity = Identity(
+        stage="tsne",
+        version=VERSION,
+        kind="tsne",
+        params=as_record(params),
+        inputs=[store.as_input for store in stores],
+    )
+    with begin(identity, options, inputs=[store.path for store in stores]) as work:
+        if work.complete:
+            return work.outcome()
+        from aligncut_cli.stages.tsne.phases import TsnePhases
+
+        return TsnePhases(work, source, base, params, options, console).run()
