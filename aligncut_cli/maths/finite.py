@@ -19,3 +19,8 @@ def all_finite(values: NDArray[Any]) -> bool:
         return bool(np.isfinite(values).all())
     bits = values.view(np.uint16) & _HALF_WITHOUT_SIGN
     return bool(bits.max(initial=0) < _HALF_INFINITY)
+
+
+def finite_or_none(value: float | None) -> float | None:
+    """Return a number as Python's float, None where it is not finite: for tables and JSON."""
+    return None if value is None or not np.isfinite(value) else float(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from aligncut_cli.errors import BadInput, UsageError
 from aligncut_cli.maths.affinity import unit_rows
 from aligncut_cli.maths.finite import all_finite
 from aligncut_cli.maths.products import inner_products
+from aligncut_cli.store.kinds.alignment import Alignment
+from aligncut_cli.store.kinds.features import Features
 from aligncut_cli.store.nodes import Block, NodeAxes, Slot
 from aligncut_cli.store.read import Store
 
@@ -26,15 +29,29 @@ class FeatureSpace:
 
     features  : a features store with tokens
     alignment : an alignment store whose maps W are applied (Eq. 1), or None
-    roi, top_channels : keep only the universal channels that weigh most for this ROI (Fig. 2)
     device    : where the mapped rows are wanted
+    roi, top_channels : keep only the universal channels that weigh most for this ROI (Fig. 2)
     """
 
-    features: Store
-    alignment: Store | None
-    roi: str | None
-    top_channels: int | None
+    features: Features
+    alignment: Alignment | None
     device: torch.device
+    roi: str | None = None
+    top_channels: int | None = None
+
+    @classmethod
+    def of(
+        cls,
+        features: Store,
+        alignment: Store | None,
+        device: torch.device,
+        *,
+        roi: str | None = None,
+        top_channels: int | None = None,
+    ) -> FeatureSpace:
+        """Return features as they are stored, or mapped by an alignment."""
+        mapped = None if alignment is None else Alignment(alignment)
+        return cls(Features(features), mapped, device, roi, top_channels)
 
     @classmethod
     def universal(cls, features: Store, alignment: Store, device: torch.device) -> FeatureSpace:
@@ -48,26 +65,24 @@ class FeatureSpace:
                 f"{features.path} was mapped by another alignment than {alignment.path}",
                 do=f"Give --alignment {mapped_by[0]['path']}, or the features as extracted.",
             )
-        return cls(features, None if mapped_by else alignment, None, None, device)
+        return cls.of(features, None if mapped_by else alignment, device)
 
     def require(self) -> None:
         """Refuse features that cannot be put into one space, before any work."""
-        if self.alignment is not None and self.features.record["stage"] == "align":
-            raise UsageError(
-                f"{self.features.path} is already mapped to a universal space", do="Leave out --alignment."
-            )
+        if self.alignment is not None and self.features.store.record["stage"] == "align":
+            raise UsageError(f"{self.path} is already mapped to a universal space", do="Leave out --alignment.")
         for model in self.axes.models:
-            if not self.features.has(f"{model.name}/tokens"):
+            if not self.features.has_tokens(model.name):
                 raise BadInput(
-                    f"{self.features.path} holds pooled features only, and this stage needs tokens",
+                    f"{self.path} holds pooled features only, and this stage needs tokens",
                     do="Extract again with --save both.",
                 )
             if self.alignment is not None:
                 weight = self._weight_shape(model.name)
                 if weight[1] != self.n_channels_stored(model.name):
                     raise BadInput(
-                        f"{self.alignment.path} maps {weight[1]} channels of {model.name}, "
-                        f"and {self.features.path} has {self.n_channels_stored(model.name)}",
+                        f"{self.alignment.store.path} maps {weight[1]} channels of {model.name}, "
+                        f"and {self.path} has {self.n_channels_stored(model.name)}",
                         do="Use the alignment that was fitted to these models.",
                     )
                 for layer in model.layers:
@@ -78,6 +93,11 @@ class FeatureSpace:
             )
         if self.roi is not None and self.alignment is None:
             raise UsageError("--roi needs --alignment", why="An ROI's channels are those of the universal space.")
+
+    @property
+    def path(self) -> Path:
+        """Return where the features are, for messages."""
+        return self.features.store.path
 
     @cached_property
     def axes(self) -> NodeAxes:
@@ -112,19 +132,19 @@ class FeatureSpace:
 
     def n_channels_stored(self, model: str) -> int:
         """Return D_i as extracted."""
-        return int(self.features.array(f"{model}/tokens").shape[3])
+        return self.features.width(model)
 
     def images_per_read(self) -> dict[str, int]:
         """Return how many images one chunk of each model holds."""
-        return {name: int(self.features.array(f"{name}/tokens").chunks[1]) for name in self.axes.names}
+        return self.features.images_per_chunk
 
     def load(self, block: Block) -> NDArray[np.float16]:
         """Read a block as stored: (images x tokens, channel); checks that it is finite. Safe in a thread."""
-        values = self.features.read(f"{block.slot.model}/tokens", block.select())
+        values = self.features.read_block(block)
         if not all_finite(values):
             image = int(np.argwhere(~np.isfinite(values).all(axis=(1, 2)))[0, 0]) + block.images.start
             raise BadInput(
-                f"{self.features.path}: features of {block.slot}, image {image} are not finite",
+                f"{self.path}: features of {block.slot}, image {image} are not finite",
                 do="Extract again; see which image it is in images/id.",
             )
         return values.reshape(-1, values.shape[-1])
@@ -140,7 +160,9 @@ class FeatureSpace:
             parts = [inner_products(part.float(), weight.T) for part in values.split(ROWS_MAPPED_AT_ONCE)]
             values = torch.cat(parts).to(torch.float16) if parts else values
             if not torch.isfinite(values).all():
-                raise BadInput(f"the features of {slot}, mapped by {self.alignment.path}, exceed the range of float16")
+                raise BadInput(
+                    f"the features of {slot}, mapped by {self.alignment.store.path}, exceed the range of float16"
+                )
         values = values.float()
         if self.channels is not None:
             values = values[:, self.channels]
@@ -157,7 +179,7 @@ class FeatureSpace:
         if slot not in self._weights:
             if len(self._weights) > 4:
                 self._weights.clear()
-            values = self._require_alignment().read(f"{slot.model}/weight", (self._map_position(slot),))
+            values = self._require_alignment().read_weight(slot.model, self._map_position(slot))
             self._weights[slot] = torch.from_numpy(values).to(self.device)
         return self._weights[slot]
 
@@ -170,33 +192,34 @@ class FeatureSpace:
         """Return the universal channels that weigh most for the ROI: mean |beta| over its voxels."""
         if self.roi is None or self.alignment is None or self.top_channels is None:
             return None
-        rois = self.alignment.names("roi")
+        rois = self.alignment.roi_names
         if self.roi not in rois:
             raise UsageError(
-                f"{self.alignment.path} has no ROI {self.roi!r}", do=f"It has: {', '.join(rois) or 'none at all'}."
+                f"{self.alignment.store.path} has no ROI {self.roi!r}",
+                do=f"It has: {', '.join(rois) or 'none at all'}.",
             )
-        voxels = self.alignment.read(f"roi/{self.roi}")
-        readout = np.abs(self.alignment.read("readout/weight")[:, voxels]).mean(axis=1)
+        voxels = self.alignment.read_roi(self.roi)
+        readout = np.abs(self.alignment.read_readout()[:, voxels]).mean(axis=1)
         chosen = np.sort(np.argsort(-readout, kind="stable")[: self.top_channels])
         return torch.from_numpy(chosen).to(self.device)
 
-    def _require_alignment(self) -> Store:
+    def _require_alignment(self) -> Alignment:
         if self.alignment is None:
             raise UsageError("no alignment was given")
         return self.alignment
 
     def _weight_shape(self, model: str) -> tuple[int, ...]:
         alignment = self._require_alignment()
-        if model not in alignment.record["models"]:
+        known = alignment.store.record["models"]
+        if model not in known:
             raise BadInput(
-                f"{alignment.path} has no map for model {model!r}",
-                do=f"It was fitted to: {', '.join(alignment.record['models'])}.",
+                f"{alignment.store.path} has no map for model {model!r}", do=f"It was fitted to: {', '.join(known)}."
             )
-        return tuple(alignment.array(f"{model}/weight").shape)
+        return alignment.weight_shape(model)
 
     def _map_position(self, slot: Slot) -> int:
         alignment = self._require_alignment()
-        layers = list(alignment.group[slot.model].attrs["layers"])  # type: ignore[arg-type]
+        layers = alignment.layers(slot.model)
         if slot.layer not in layers:
-            raise BadInput(f"{alignment.path} has no map for {slot}", do="Fit `align` to these layers.")
+            raise BadInput(f"{alignment.store.path} has no map for {slot}", do="Fit `align` to these layers.")
         return layers.index(slot.layer)

@@ -1,18 +1,7 @@
 """The run protocol of every stage: begin, pending blocks, mark, finish; nothing is lost and nothing done twice.
 
-    with begin(identity, options) as work:
-        if work.complete or not work.accept(plan):
-            return work.outcome()
-        if not work.done("create"):
-            ...create the arrays under work.staging...
-            work.mark("create")
-        for block in work.pending("blocks"):
-            ...write whole chunks...
-            work.mark("blocks", block)
-        return work.finish(attributes)
-
-Work goes into `OUT.wip`, which holds the record, a lock, one marker file per finished block, and the
-unfinished output; the output appears under its own name only when it is complete.
+`store/phases.py` drives a stage through it. Work goes into `OUT.wip`, which holds the record, a lock, one marker
+file per finished block, and the unfinished output; the output appears under its own name only when it is complete.
 """
 
 from __future__ import annotations
@@ -46,16 +35,16 @@ SIZE_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 class Plan:
     """What a stage is about to do.
 
-    phases : blocks per phase, in order
     memory : bytes, projected peak
     disk   : bytes to write
     notes  : further lines for a dry run
+    phases : blocks per phase, in order; the driver fills them in
     """
 
-    phases: Mapping[str, int]
     memory: int
     disk: int
     notes: Mapping[str, Any] = field(default_factory=dict)
+    phases: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -302,7 +291,7 @@ class Work:
         """Return what to say where nothing was computed: up to date, or the plan of a dry run."""
         if self.complete:
             return Outcome(self.output, "up to date", self._record.get("summary", {}))
-        plan = self._plan or Plan({}, 0, 0)
+        plan = self._plan or Plan(0, 0)
         planned = {
             "output": str(self.output),
             "blocks": {

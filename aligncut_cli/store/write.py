@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,6 @@ import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from aligncut_cli.store.nodes import ModelAxes, NodeAxes
 from aligncut_cli.store.read import read_array
 
 CHUNK_BYTES = 5_000_000
@@ -68,49 +67,3 @@ def create_array(
         compressors=[Crc32cCodec()] if plain else [ZstdCodec(level=3), Crc32cCodec()],
         config={"write_empty_chunks": True},
     )
-
-
-def put(
-    group: zarr.Group, name: str, values: np.ndarray[Any, Any], dims: Sequence[str], chunks: Sequence[int] | None = None
-) -> None:
-    """Create a small array and write it."""
-    dtype = str if values.dtype.kind in "OUT" else values.dtype
-    array = create_array(group, name, shape=values.shape, dtype=dtype, dims=dims, chunks=chunks)
-    if values.size:
-        array[...] = values
-
-
-def put_images(group: zarr.Group, images: Mapping[str, np.ndarray[Any, Any]], attributes: Mapping[str, Any]) -> None:
-    """Write `images/`: id, path, height and width of every image, in node order; carried from store to store."""
-    folder = group.create_group("images", attributes=dict(attributes))
-    for name in ("id", "path", "height", "width"):
-        put(folder, name, images[name], ["image"])
-
-
-def create_node_arrays(
-    group: zarr.Group,
-    axes: NodeAxes,
-    name: str,
-    *,
-    dtype: Any,
-    last: tuple[str, int],
-    images_per_block: Mapping[str, int],
-) -> None:
-    """Create `<model>/<name>` [layer, image, token, last] for every model, one chunk per block."""
-    for model in axes.models:
-        folder = require_model_group(group, model)
-        create_array(
-            folder,
-            name,
-            shape=(len(model.layers), model.n_images, model.n_tokens, last[1]),
-            dtype=dtype,
-            dims=["layer", "image", "token", last[0]],
-            chunks=(1, images_per_block[model.name], model.n_tokens, last[1]),
-        )
-
-
-def require_model_group(group: zarr.Group, model: ModelAxes) -> zarr.Group:
-    """Return the group of a model, made with the attributes that describe its nodes."""
-    if model.name in group:
-        return group.require_group(model.name)
-    return group.create_group(model.name, attributes=dict(model.attributes))

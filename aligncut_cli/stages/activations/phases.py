@@ -24,7 +24,7 @@ from aligncut_cli.stages.photos import Photos
 from aligncut_cli.stages.space import FeatureSpace
 from aligncut_cli.stages.token_places import TokenPlace, parse_token
 from aligncut_cli.store.folder import write_csv
-from aligncut_cli.store.kinds.alignment import read_readout, read_rois
+from aligncut_cli.store.kinds.alignment import Alignment
 from aligncut_cli.store.nodes import Block, image_slices, require_tokens
 from aligncut_cli.store.read import Store, collect_controls, read_ahead
 from aligncut_cli.store.run import Outcome, Plan, Work
@@ -56,7 +56,7 @@ class ActivationsPhases:
         self.axes = source.axes
         self.photos = Photos(source.images())
         self.ids = [str(name) for name in self.photos.images["id"]]
-        self.names, self.rois = read_rois(alignment, with_all=True)
+        self.names, self.rois = Alignment(alignment).stack_rois(with_all=True)
         self.controls = collect_controls(source, alignment)
 
     def run(self) -> Outcome:
@@ -103,7 +103,7 @@ class ActivationsPhases:
     def _pool(self, index: int) -> None:
         """Pool foreground and background of one model's tokens, image by image."""
         model = self.axes.models[index]
-        readout = average_over_roi(read_readout(self.alignment), self.rois)
+        readout = average_over_roi(Alignment(self.alignment).read_readout(), self.rois)
         slots = [slot for slot in self.axes.slots if slot.model == model.name]
         weights = [self.space.weight(slot).cpu().numpy().astype(np.float64) for slot in slots]
         result = FigureGroundActivation(np.stack([weight @ readout for weight in weights]))
@@ -178,7 +178,7 @@ class ActivationsPhases:
         model = self.axes[slot.model]
         gram = None
         if self.params.space == "brain":
-            beta = read_readout(self.alignment).astype(np.float64)
+            beta = Alignment(self.alignment).read_readout().astype(np.float64)
             gram = beta @ beta.T
         one = self.space.load(Block(slot, slice(place.image, place.image + 1)))[[place.token(model)]]
         reference = self.space.map_rows(one, slot).cpu().numpy()[0]

@@ -26,7 +26,7 @@ class ApplyPhases:
 
     def __init__(self, work: Work, source: Store, fitted: Store, options: RunOptions, console: Console) -> None:
         self.work, self.source, self.fitted, self.console = work, source, fitted, console
-        self.space = FeatureSpace(source, fitted, None, None, resolve_device(options.device))
+        self.space = FeatureSpace.of(source, fitted, resolve_device(options.device))
         self.axes = source.axes
 
     def run(self) -> Outcome:

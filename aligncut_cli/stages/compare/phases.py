@@ -35,9 +35,9 @@ class ComparePhases:
     ) -> None:
         self.work, self.source, self.fitted, self.console = work, source, fitted, console
         device = resolve_device(options.device)
-        self.spaces = {"before": FeatureSpace(source, None, None, None, device)}
+        self.spaces = {"before": FeatureSpace.of(source, None, device)}
         if fitted is not None:
-            self.spaces["after"] = FeatureSpace(source, fitted, None, None, device)
+            self.spaces["after"] = FeatureSpace.of(source, fitted, device)
         self.axes = source.axes
         n_images = len(source.read("images/id"))
         self.n_images = min(params.images or n_images, n_images)
@@ -74,7 +74,7 @@ class ComparePhases:
         labels = [str(slot) for slot in slots]
         for name, matrix in matrices.items():
             table = [[label, *map(_round, row)] for label, row in zip(labels, matrix, strict=True)]
-            own = collect_controls(self.source, self.spaces[name].alignment)
+            own = collect_controls(self.source, self.fitted if name == "after" else None)
             write_csv(self.work.staging / f"similarity-{name}.csv", ["slot", *labels], table, controls=own)
         draw_similarity(self.work.staging / "similarity.png", matrices, labels, controls=controls)
         models = [slot.model for slot in slots]

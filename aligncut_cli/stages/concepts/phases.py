@@ -33,7 +33,7 @@ from aligncut_cli.stages.photos import Photos
 from aligncut_cli.stages.sample import choose_nodes, gather_rows
 from aligncut_cli.stages.space import FeatureSpace
 from aligncut_cli.store.folder import write_csv
-from aligncut_cli.store.kinds.alignment import read_readout, read_rois
+from aligncut_cli.store.kinds.alignment import Alignment
 from aligncut_cli.store.nodes import Block, Slot, image_slices, require_tokens
 from aligncut_cli.store.read import Store, collect_controls, read_ahead
 from aligncut_cli.store.run import Outcome, Plan, Work
@@ -214,8 +214,8 @@ class ConceptsPhases:
 
     def _finish(self) -> Outcome:
         moments = self._load_moments(len(self.slots) - 1)
-        mean, deviation = moments.activate(read_readout(self.alignment))
-        names, rois = read_rois(self.alignment, with_all=False)
+        mean, deviation = moments.activate(Alignment(self.alignment).read_readout())
+        names, rois = Alignment(self.alignment).stack_rois(with_all=False)
         rho = relate_magnitude_to_deviation(mean, deviation)
         tested = self._test(mean, rois)
         folder = self.work.staging

@@ -9,8 +9,8 @@ from aligncut_cli.console import Console
 from aligncut_cli.masks import MaskSet
 from aligncut_cli.maths.grid import resize_mask, spread_tokens
 from aligncut_cli.stages.photos import Photos
+from aligncut_cli.stages.segment.tables import list_classes, list_runs, read_scores, tabulate
 from aligncut_cli.store.folder import file_for_image, write_csv
-from aligncut_cli.store.kinds.segments import list_classes, list_runs, read_scores, tabulate
 from aligncut_cli.store.read import Store, collect_controls
 from aligncut_cli.store.run import Outcome, Plan, Work
 from aligncut_cli.viz.figures import save_figure

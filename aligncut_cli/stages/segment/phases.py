@@ -292,7 +292,7 @@ class SegmentPhases(ABC):
 
     def _say(self, outcome: Outcome, controls: Sequence[str]) -> None:
         """Show the table of scores."""
-        from aligncut_cli.store.kinds.segments import read_scores, tabulate
+        from aligncut_cli.stages.segment.tables import read_scores, tabulate
         from aligncut_cli.store.read import open_store
 
         self.console.note(f"{self.n_images:,} images, segments of {', '.join(self.axes.names)}")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from aligncut_cli.stages.blocks import Files, PageBlock, Section, table_block
-from aligncut_cli.store.kinds.segments import read_scores, tabulate
+from aligncut_cli.stages.segment.tables import read_scores, tabulate
 from aligncut_cli.store.read import Store
 from aligncut_cli.viz.page import finite
 

@@ -1,32 +1,97 @@
-"""What an alignment says about voxels: the readout beta and the named ROIs."""
+"""Alignments: the maps W of every slot into the universal space (Eq. 1), and the readout of voxels (Eq. 2)."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
+from aligncut_cli.store.kinds.base import Array, Kind
 
-from aligncut_cli.store.read import Store
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from aligncut_cli.store.read import Store
 
 EVERY_VOXEL = "all"
+VOXELS_PER_BLOCK = 4096
+
+WEIGHT = Array(
+    "{model}/weight", "float32", ("layer", "channel", "universal"), {"layer": 1}, about="W of Eq. 1, a map per slot"
+)
+READOUT = Array("readout/weight", "float32", ("universal", "voxel"), {"voxel": VOXELS_PER_BLOCK}, about="beta of Eq. 2")
+BIAS = Array("readout/bias", "float32", ("voxel",), about="eps of Eq. 2")
+ROI = Array("roi/{roi}", "bool", ("voxel",), about="whether a voxel belongs to the region", when="where ROIs are named")
+R2 = Array("scores/r2", "float32", ("voxel",), about="variance explained on held-out images")
+R = Array("scores/r", "float32", ("voxel",), about="correlation on held-out images")
+RIDGE_R2 = Array("scores/ridge_r2", "float32", ("voxel",), about="the same of a ridge on the same features")
+RIDGE_R = Array("scores/ridge_r", "float32", ("voxel",), about="the same of a ridge on the same features")
+SEED_R2 = Array("scores/seed_r2", "float32", ("seed", "voxel"), {"seed": 1}, about="variance explained by each fit")
+SEED_R = Array("scores/seed_r", "float32", ("seed", "voxel"), {"seed": 1}, about="correlation of each fit")
+CEILING = Array("scores/ceiling", "float32", ("voxel",), about="explainable share of variance", when="--noise-ceiling")
+SCORES = (R2, R, RIDGE_R2, RIDGE_R)
+SEED_SCORES = (SEED_R2, SEED_R)
+KIND = Kind("alignment", (WEIGHT, READOUT, BIAS, ROI, *SCORES, *SEED_SCORES, CEILING))
 
 
-def read_rois(alignment: Store, *, with_all: bool) -> tuple[list[str], NDArray[np.bool_]]:
-    """Return the names of the ROIs that have voxels, and (roi, voxel).
+class Alignment:
+    """A finished alignment store."""
 
-    with_all : put an ROI of all voxels first
-    """
-    n_voxels = int(alignment.array("readout/weight").shape[1])
-    names, rows = ([EVERY_VOXEL], [np.ones(n_voxels, np.bool_)]) if with_all else ([], [])
-    for name in alignment.names("roi"):
-        voxels = alignment.read(f"roi/{name}").astype(np.bool_)
-        if voxels.any():
-            names.append(name)
-            rows.append(voxels)
-    return names, np.stack(rows) if rows else np.zeros((0, n_voxels), np.bool_)
+    def __init__(self, store: Store) -> None:
+        self.store = store
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Return (universal channels, voxels)."""
+        universal, voxels = self.store.array(READOUT.at()).shape
+        return int(universal), int(voxels)
 
-def read_readout(alignment: Store) -> NDArray[Any]:
-    """Return beta, (universal, voxel)."""
-    return alignment.read("readout/weight")
+    def layers(self, model: str) -> list[int]:
+        """Return the layers of a model that have maps, in order."""
+        return list(self.store.group[model].attrs["layers"])  # type: ignore[arg-type]
+
+    def weight_shape(self, model: str) -> tuple[int, ...]:
+        """Return (layers, channels, universal) of a model's maps."""
+        return tuple(self.store.array(WEIGHT.at(model)).shape)
+
+    def read_weight(self, model: str, position: int) -> NDArray[np.float32]:
+        """Return W of one slot, (channel, universal); `position` is the layer's index here."""
+        return self.store.read(WEIGHT.at(model), (position,))
+
+    def read_readout(self) -> NDArray[np.float32]:
+        """Return beta, (universal, voxel)."""
+        return self.store.read(READOUT.at())
+
+    def has_score(self, score: Array) -> bool:
+        """Return whether a score is there; older and other fits lack some."""
+        return self.store.has(score.at())
+
+    def read_score(self, score: Array) -> NDArray[np.float32]:
+        """Return a score of every voxel."""
+        return self.store.read(score.at())
+
+    @property
+    def roi_names(self) -> list[str]:
+        """Return the names of all regions, sorted."""
+        return self.store.names(ROI.at("").rstrip("/"))
+
+    def read_roi(self, name: str) -> NDArray[np.bool_]:
+        """Return whether each voxel belongs to a region."""
+        import numpy as np
+
+        return self.store.read(ROI.at(name)).astype(np.bool_)
+
+    def stack_rois(self, *, with_all: bool) -> tuple[list[str], NDArray[np.bool_]]:
+        """Return the names of the regions that have voxels, and (roi, voxel).
+
+        with_all : put a region of all voxels first
+        """
+        import numpy as np
+
+        n_voxels = self.shape[1]
+        names, rows = ([EVERY_VOXEL], [np.ones(n_voxels, np.bool_)]) if with_all else ([], [])
+        for name in self.roi_names:
+            voxels = self.read_roi(name)
+            if voxels.any():
+                names.append(name)
+                rows.append(voxels)
+        return names, np.stack(rows) if rows else np.zeros((0, n_voxels), np.bool_)
