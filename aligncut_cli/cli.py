@@ -19,7 +19,7 @@ import typer
 from aligncut_cli import __version__
 from aligncut_cli.console import Console, readable_bytes
 from aligncut_cli.errors import AlignCutError, BadInput, OutOfResources, Stopped, UsageError
-from aligncut_cli.options import takes
+from aligncut_cli.options import RUN_FLAGS, flags_given, takes
 from aligncut_cli.params import (
     ActivationsParams,
     AlignParams,
@@ -65,10 +65,17 @@ CLASSES = Annotated[
     Path | None,
     typer.Option("--classes", metavar="FILE", help="Names of the masks' classes, one per line, the background first."),
 ]
+PHOTOS = Annotated[
+    Path | None,
+    typer.Option("--photos", metavar="DIR", help="Folder to look in for photos that have moved since `extract`."),
+]
 FIGURES = Annotated[
     Path | None,
     typer.Option("--figures", metavar="DIR", help="Also write CSV tables, plots and pictures, to this folder."),
 ]
+
+
+APPLY_FLAGS = {"--apply", "--output", "--config", "--seed", *RUN_FLAGS}
 
 
 def main() -> NoReturn:
@@ -251,6 +258,7 @@ def extract(
 @takes(AlignParams, output="Alignment store to write; with --apply, features store.")
 @stage
 def align(
+    context: typer.Context,
     features: FEATURES,
     responses: Annotated[
         Path | None,
@@ -296,8 +304,11 @@ def align(
 
     source = read_piped_path(features)
     if apply is not None:
-        if responses is not None:
-            raise UsageError("--apply maps by a finished fit and takes no --responses", do="Leave one of them out.")
+        fitting = [flag for flag in flags_given(context) if flag not in APPLY_FLAGS]
+        if fitting:
+            raise UsageError(
+                f"--apply maps by a finished fit and takes no {', '.join(fitting)}", do="Leave one or the other out."
+            )
         return apply_alignment(source, apply, ApplyParams(seed=params.seed), options, console)
     if responses is None:
         raise UsageError("align needs --responses to fit, or --apply to map", do="Give one of them.")
@@ -400,6 +411,7 @@ def segment(
     masks: MASKS = None,
     classes: CLASSES = None,
     figures: FIGURES = None,
+    photos: PHOTOS = None,
     *,
     params: SegmentParams,
     options: RunOptions,
@@ -416,7 +428,7 @@ def segment(
     """
     from aligncut_cli.stages.segment.run import run as run_segment
 
-    return run_segment(eigs, params, options, console, masks=masks, classes=classes, figures=figures)
+    return run_segment(eigs, params, options, console, masks=masks, classes=classes, figures=figures, photos=photos)
 
 
 @app.command(rich_help_panel="Findings")
@@ -458,6 +470,7 @@ def concepts(
         Path, typer.Option("--features", metavar="STORE", help="Features that the map was made of, mapped or not.")
     ],
     alignment: FITTED,
+    photos: PHOTOS = None,
     *,
     params: ConceptsParams,
     options: RunOptions,
@@ -471,7 +484,7 @@ def concepts(
     """
     from aligncut_cli.stages.concepts.run import run as run_concepts
 
-    return run_concepts(read_piped_path(tsne), features, alignment, params, options, console)
+    return run_concepts(read_piped_path(tsne), features, alignment, params, options, console, photos=photos)
 
 
 @app.command(rich_help_panel="Findings")
@@ -482,6 +495,7 @@ def activations(
     alignment: FITTED,
     masks: MASKS = None,
     classes: CLASSES = None,
+    photos: PHOTOS = None,
     *,
     params: ActivationsParams,
     options: RunOptions,
@@ -497,7 +511,8 @@ def activations(
     """
     from aligncut_cli.stages.activations.run import run as run_activations
 
-    return run_activations(read_piped_path(features), alignment, params, options, console, masks=masks, classes=classes)
+    source = read_piped_path(features)
+    return run_activations(source, alignment, params, options, console, masks=masks, classes=classes, photos=photos)
 
 
 @app.command(rich_help_panel="Look")

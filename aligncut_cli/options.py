@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from aligncut_cli.errors import BadInput, UsageError
-from aligncut_cli.params import RunOptions, StageParams
+from aligncut_cli.params import RunOptions, StageParams, flag_of
 
 RUN_PANEL = "How it runs"
 
@@ -38,6 +38,7 @@ SHARED_FLAGS: dict[str, tuple[Any, Any]] = {
     "json": (bool, _run_flag("--json", help="Print the result as JSON.")),
 }
 TALKING_FLAGS = ("quiet", "verbose", "json")
+RUN_FLAGS = frozenset("--" + name.replace("_", "-") for name in SHARED_FLAGS)
 RESERVED = ("params", "options", "console")
 
 
@@ -74,10 +75,20 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
     return path
 
 
+def flags_given(context: typer.Context) -> list[str]:
+    """Return the options that stand on this command's line, by their long names; not those of --config."""
+    given = []
+    for parameter in context.command.params:
+        source = context.get_parameter_source(str(parameter.name))
+        if source is not None and source.name == "COMMANDLINE" and parameter.param_type_name == "option":
+            given.append(max(parameter.opts, key=len))
+    return given
+
+
 def _option(name: str, item: dataclasses.Field[Any], hint: Any) -> Any:
     """Make the typer option of one knob."""
     metadata = item.metadata
-    flag = metadata["flag"] or "--" + name.replace("_", "-")
+    flag = flag_of(item)
     more = {key: metadata[key] for key in ("min", "max") if metadata[key] is not None}
     if hint not in (bool,) and typing.get_origin(hint) is not typing.Literal:
         more["metavar"] = "N" if hint in (int, float, int | None, float | None, tuple[int, ...]) else "TEXT"

@@ -9,10 +9,12 @@ from numpy.typing import NDArray
 
 from aligncut_cli.digests import digest_of
 from aligncut_cli.params import RunOptions
-from aligncut_cli.store.nodes import ModelAxes, NodeAxes
+from aligncut_cli.store.kinds.base import put_images
+from aligncut_cli.store.kinds.features import POOLED, TOKENS, create_features
+from aligncut_cli.store.nodes import ModelAxes
 from aligncut_cli.store.provenance import Identity, InputRecord
 from aligncut_cli.store.run import Plan, begin
-from aligncut_cli.store.write import Writer, create_array, create_group, create_node_arrays, put_images
+from aligncut_cli.store.write import Writer, create_group
 
 CEILING = 0.8
 
@@ -24,7 +26,7 @@ def write_features(path: Path, tokens: dict[str, NDArray[np.floating]], *, grid:
     identity = Identity("extract", 1, "features", {"seed": 0}, [InputRecord("planted", "images", content)])
     n_images = first.shape[1]
     with begin(identity, RunOptions(output=path)) as work:
-        work.accept(Plan({"create": 1}, 0, 0))
+        work.accept(Plan(0, 0, phases={"create": 1}))
         root = create_group(work.staging)
         names = np.array([f"image-{i:04d}" for i in range(n_images)], dtype=object)
         sizes = np.full(n_images, 64, dtype=np.int32)
@@ -43,19 +45,10 @@ def write_features(path: Path, tokens: dict[str, NDArray[np.floating]], *, grid:
                 "n_tokens": n_tokens,
             }
             axes = ModelAxes(name, tuple(range(layers)), n_images, n_tokens, grid, True, attributes)
-            root.create_group(name, attributes=attributes)
-            create_node_arrays(
-                root, NodeAxes((axes,)), "tokens", dtype="float16", last=("channel", width), images_per_block={name: 16}
-            )
-            create_array(
-                root,
-                f"{name}/pooled",
-                shape=(layers, n_images, width),
-                dtype="float32",
-                dims=["layer", "image", "channel"],
-            )
-            writer.write(f"{name}/tokens", ..., values.astype(np.float16))
-            writer.write(f"{name}/pooled", ..., values.mean(axis=2).astype(np.float32))
+            arrays = (TOKENS, POOLED)
+            create_features(root, axes, arrays, channels=width, images_per_block=16, kept_tokens=None)
+            writer.write(TOKENS.at(name), ..., values.astype(np.float16))
+            writer.write(POOLED.at(name), ..., values.mean(axis=2).astype(np.float32))
         work.mark("create")
         return work.finish(models=list(tokens)).path
 

@@ -12,6 +12,8 @@ import timm
 from PIL import Image
 from safetensors.torch import save_file
 
+from aligncut_cli.store.kinds.base import IMAGES, Array
+from aligncut_cli.store.kinds.every import KINDS
 from tests.conftest import aligncut, make_photos
 
 README = Path(__file__).resolve().parents[1] / "README.md"
@@ -68,3 +70,29 @@ def test_every_command_block_runs(desk: Path, monkeypatch: pytest.MonkeyPatch) -
     assert count >= 15
     assert (desk / "pictures" / "overview.png").exists()
     assert len(list((desk / "new-pictures").glob("photo-*.png"))) == 3
+
+
+def table_of_arrays() -> str:
+    """Every array of every kind, as the kinds declare them; `python -m tests.test_readme` prints it for the README."""
+    lines = ["| kind | array | type | axes | what it is |", "|---|---|---|---|---|"]
+
+    def add(kind: str, array: Array) -> None:
+        name = array.name.replace("{", "<").replace("}", ">")
+        about = f"{array.about} ({array.when})" if array.when else array.about
+        lines.append(f"| {kind} | `{name}` | {array.dtype} | {', '.join(array.axes)} | {about} |")
+
+    for kind in KINDS.values():
+        for array in kind.arrays:
+            if array not in IMAGES:
+                add(kind.name, array)
+    for array in IMAGES:
+        add("all but alignment", array)
+    return "\n".join(lines)
+
+
+def test_the_readme_lists_every_array() -> None:
+    assert table_of_arrays() in README.read_text(encoding="utf-8"), "python -m tests.test_readme prints the table"
+
+
+if __name__ == "__main__":
+    print(table_of_arrays())

@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 from aligncut_cli.maths.concepts import count_as_extreme
 
 Floats = NDArray[np.float64]
-GROUPS = ("all", "foreground", "background")
+TOKEN_KINDS = ("all", "foreground", "background")
 
 
 @dataclass(frozen=True)
 class TransitionResult:
-    """Transitions between A at one slot and B at another; the first axis is GROUPS: all, foreground, background.
+    """Transitions between A at one slot and B at another; the first axis is TOKEN_KINDS: all, foreground, background.
 
-    probability : (group, from, to) share of the tokens in A that are in B; a row without tokens is NaN. Rows need not
+    probability : (kind, from, to) share of the tokens in A that are in B; a row without tokens is NaN. Rows need not
                   sum to 1: a token may land in no ball (or in two that overlap)
-    nowhere     : (group, from) share of the tokens in A that land in no ball
-    counts      : (group, from, to) tokens in A and in B
-    members     : (group, from) tokens in A
+    nowhere     : (kind, from) share of the tokens in A that land in no ball
+    counts      : (kind, from, to) tokens in A and in B
+    members     : (kind, from) tokens in A
     bifurcation : how far the foreground's and the background's rows differ, see score_bifurcation; NaN if no A has
                   tokens of both
     expected    : its mean under the null hypothesis, above 0 because counts are finite
@@ -50,7 +50,7 @@ class TransitionCounts:
 
     def __init__(self, n_from: int, n_to: int, *, n_permutations: int, seed: int) -> None:
         # Columns: to each B, to no ball, in A at all.
-        self.tables = np.zeros((len(GROUPS), n_from, n_to + 2), np.int64)
+        self.tables = np.zeros((len(TOKEN_KINDS), n_from, n_to + 2), np.int64)
         self.differences = np.zeros((n_permutations, n_from, n_to + 2), np.int64)
         self.seed = seed
 

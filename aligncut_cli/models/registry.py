@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,9 +12,6 @@ from aligncut_cli.digests import digest_file
 from aligncut_cli.errors import UsageError
 
 _SHIPPED = Path(__file__).resolve().parent.parent / "demo" / "weights"
-
-# Groups of a store that stand beside the models' groups (DESIGN.md, Stores).
-RESERVED_NAMES = ("images", "sample", "scores", "roi", "readout", "concepts", "probability", "counts")
 
 Setting = int | float | bool | str
 
@@ -56,19 +53,20 @@ SHORT_NAMES: dict[str, ModelSpec] = {
 }
 
 
-def parse_models(models: Sequence[str], weights: Sequence[str]) -> list[ModelSpec]:
+def parse_models(models: Sequence[str], weights: Sequence[str], *, reserved: Collection[str] = ()) -> list[ModelSpec]:
     """Turn the values of `--model` and `--weights` into specifications, in the order given.
 
-    models  : `clip`, any timm ViT name, or `NAME=` either of them; `@PIXELS` at the end sets the input's side
-    weights : `NAME=FILE`, `NAME=random`, `NAME=hub`; `random` or `hub` alone is for every model without an entry of its
-              own, FILE alone is for the only model
+    models   : `clip`, any timm ViT name, or `NAME=` either of them; `@PIXELS` at the end sets the input's side
+    weights  : `NAME=FILE`, `NAME=random`, `NAME=hub`; `random` or `hub` alone is for every model without an entry of
+               its own, FILE alone is for the only model
+    reserved : names that no model may have, since they mean something else in a store
     """
     if not models:
         raise UsageError(
             "no model was named",
             do=f"Add one or more, for example: --model clip --model dino --model mae (short names: {_known_names()})",
         )
-    specs = [_parse_model(text) for text in models]
+    specs = [_parse_model(text, reserved) for text in models]
     names = [spec.name for spec in specs]
     for name in names:
         if names.count(name) > 1:
@@ -94,7 +92,7 @@ def weights_identity(spec: ModelSpec, *, seed: int) -> dict[str, str | int]:
     return {"source": "file", "sha256": digest_file(Path(spec.weights), what=what, do=do)}
 
 
-def _parse_model(text: str) -> ModelSpec:
+def _parse_model(text: str, reserved: Collection[str]) -> ModelSpec:
     name, equals, rest = text.strip().rpartition("=")
     timm_name, at, pixels = rest.partition("@")
     if not timm_name or (equals and not name):
@@ -109,7 +107,7 @@ def _parse_model(text: str) -> ModelSpec:
             do=f"Use a short name ({_known_names()}) or a timm name, for example: --model vit_small_patch16_224",
         )
     spec = SHORT_NAMES.get(timm_name) or ModelSpec(timm_name, timm_name)
-    spec = replace(spec, name=_check_name(name if equals else spec.name, text))
+    spec = replace(spec, name=_check_name(name if equals else spec.name, text, reserved))
     if not at:
         return spec
     if not pixels.isdecimal() or int(pixels) == 0:
@@ -120,12 +118,12 @@ def _parse_model(text: str) -> ModelSpec:
     return replace(spec, image_size=int(pixels))
 
 
-def _check_name(name: str, text: str) -> str:
+def _check_name(name: str, text: str, reserved: Collection[str]) -> str:
     timm_name = _timm_part(text)
-    if name in RESERVED_NAMES:
+    if name in reserved:
         raise UsageError(
             f"--model {text}: the name '{name}' is taken by a part of the stores",
-            why=f"Reserved: {', '.join(RESERVED_NAMES)}.",
+            why=f"Reserved: {', '.join(sorted(reserved))}.",
             do=f"Choose another name, for example: --model my-{name}={timm_name}",
         )
     # A store's group: no path separators, nothing hidden, nothing that zarr keeps for itself ("__").

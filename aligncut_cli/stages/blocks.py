@@ -9,9 +9,10 @@ from __future__ import annotations
 import csv
 import math
 import shutil
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -24,15 +25,6 @@ from aligncut_cli.store.read import Store
 PageBlock = dict[str, Any]
 MOST_ROWS = 2000
 MOST_FIGURES = 24
-CAPTIONS = {
-    ("concepts", "magnitude"): (
-        "Strength and spread of activations",
-        "Each point is one voxel: how strongly a concept excites it, and how much that varies. A negative rho means "
-        "that what is strong varies little, as the paper found.",
-    ),
-    ("concepts", "patches"): ("Patches nearest to each concept", "What the patches in one concept look like."),
-    ("concepts", "rois"): ("Brain areas that each concept excites", "Mean activation by concept and area."),
-}
 
 
 @dataclass(frozen=True)
@@ -86,16 +78,27 @@ def _cell(value: Any) -> Any:
     return float(f"{value:.6g}") if isinstance(value, float) and math.isfinite(value) else None
 
 
-def describe_folder(store: Store, files: Files, leave_out: Collection[str] = ()) -> list[PageBlock]:
+def describe_folder(
+    store: Store,
+    files: Files,
+    leave_out: Collection[str] = (),
+    *,
+    only: Collection[str] | None = None,
+    squares_instead: bool = False,
+    captions: Mapping[str, tuple[str, str]] = MappingProxyType({}),
+) -> list[PageBlock]:
     """Every CSV as a heat map where it is a square of like rows and columns, else as a table; every PNG as it is.
 
-    leave_out : names of pictures that are drawn otherwise
+    leave_out       : names of pictures that are drawn otherwise
+    only            : names of the pictures to show, where not all
+    squares_instead : show no picture where there are squares, because the pictures are the same heat maps
+    captions        : title and text by the title that a picture's name gives
     """
     blocks: list[PageBlock] = []
     found = sorted(path for path in store.path.rglob("*") if path.is_file() and path.name != FOLDER_RECORD)
     squares = []
     for path in (p for p in found if p.suffix.lower() == ".csv"):
-        title = path.relative_to(store.path).with_suffix("").as_posix().replace("-", " ").replace("_", " ")
+        title = _title(path, store)
         square = read_square(path)
         if square is not None:
             squares.append((title, *square))
@@ -103,22 +106,26 @@ def describe_folder(store: Store, files: Files, leave_out: Collection[str] = ())
             blocks.append(_csv_table(path, title, files))
     squares.sort(key=lambda square: "before" not in square[0])
     if squares:
-        blocks = [_square_block(squares, store), *blocks]
+        blocks = [_square_block(squares), *blocks]
     pictures = [p for p in found if p.suffix.lower() == ".png" and p.name not in leave_out]
-    if squares and store.record.get("stage") == "compare":
-        pictures = []  # the same heat maps, drawn above
-    if store.record.get("stage") == "render":
-        pictures = [p for p in pictures if p.name == "overview.png"]
-    figures = [_figure(path, store, files) for path in pictures[:MOST_FIGURES]]
+    if only is not None:
+        pictures = [p for p in pictures if p.name in only]
+    if squares and squares_instead:
+        pictures = []
+    figures = [_figure(path, store, files, captions) for path in pictures[:MOST_FIGURES]]
     left = len(pictures) - len(figures)
     if left > 0:
         figures[-1]["about"] = f"{left} more pictures are in {store.path}."
     return [*figures, *blocks]
 
 
-def _figure(path: Path, store: Store, files: Files) -> PageBlock:
-    title = path.relative_to(store.path).with_suffix("").as_posix().replace("-", " ").replace("_", " ")
-    title, about = CAPTIONS.get((str(store.record.get("stage")), title), (title, ""))
+def _title(path: Path, store: Store) -> str:
+    return path.relative_to(store.path).with_suffix("").as_posix().replace("-", " ").replace("_", " ")
+
+
+def _figure(path: Path, store: Store, files: Files, captions: Mapping[str, tuple[str, str]]) -> PageBlock:
+    title = _title(path, store)
+    title, about = captions.get(title, (title, ""))
     try:
         with Image.open(path) as picture:
             width, height = picture.size
@@ -148,7 +155,7 @@ def read_square(path: Path) -> tuple[list[str], list[list[float | None]]] | None
     return labels, [[x if isinstance(x, int | float) else None for x in row] for row in values]
 
 
-def _square_block(squares: list[tuple[str, list[str], list[list[float | None]]]], store: Store) -> PageBlock:
+def _square_block(squares: list[tuple[str, list[str], list[list[float | None]]]]) -> PageBlock:
     panels = [
         {"title": title, "rows": labels, "columns": labels, "values": values} for title, labels, values in squares
     ]

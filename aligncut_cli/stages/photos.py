@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from aligncut_cli.console import Console
@@ -45,6 +46,12 @@ class Photos:
         least = height // 3 if narrowest is None else narrowest
         return height, max(least, min(3 * height, round(height * own[1] / own[0])))
 
+    def fitted_size(self, image: int, longer: int) -> tuple[int, int]:
+        """Return (height, width) in the photo's proportions, given the longer side in pixels."""
+        height, width = self.size(image)
+        scale = longer / max(height, width)
+        return max(1, round(height * scale)), max(1, round(width * scale))
+
     def find(self, image: int) -> Path | None:
         """Return where a photo is; a name that would lead out of --photos is not looked up there."""
         path = Path(str(self.images["path"][image]))
@@ -68,7 +75,32 @@ class Photos:
         """Return a photo resized to (height, width)."""
         return self.read_sizes(image, [size])[0]
 
+    def look_for(self, images: Iterable[int]) -> None:
+        """Find out which photos are missing without reading any, for a run that may have drawn some of them before."""
+        self.missing.update(image for image in images if self.find(image) is None)
+
     def say_missing(self, console: Console) -> None:
         """Warn of the photos that were not found, and say what to do."""
         if self.missing:
             console.warn(f"{len(self.missing)} photos were not found where they were; --photos DIR says where they are")
+
+
+def list_once(parts: Sequence[Mapping[str, NDArray[Any]]]) -> tuple[dict[str, NDArray[Any]], list[list[int]]]:
+    """Join the `images/` of several stores; a photo that several have, by id and path, is listed once.
+
+    returns : `images/` of all photos, and for every store the position there of each of its images
+    """
+    known: dict[tuple[str, str], int] = {}
+    positions: list[list[int]] = []
+    joined: dict[str, list[NDArray[Any]]] = {"id": [], "path": [], "height": [], "width": []}
+    for images in parts:
+        keys = [(str(name), str(path)) for name, path in zip(images["id"], images["path"], strict=True)]
+        new = []
+        for i, key in enumerate(keys):
+            if key not in known:
+                known[key] = len(known)
+                new.append(i)
+        positions.append([known[key] for key in keys])
+        for name, values in joined.items():
+            values.append(images[name][new])
+    return {name: np.concatenate(values) if values else np.empty(0) for name, values in joined.items()}, positions

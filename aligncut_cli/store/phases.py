@@ -17,13 +17,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from aligncut_cli.console import Console
 from aligncut_cli.params import RunOptions
 from aligncut_cli.store.provenance import Identity
 from aligncut_cli.store.read import read_ahead
 from aligncut_cli.store.run import Outcome, Plan, Work, begin
+
+if TYPE_CHECKING:
+    from aligncut_cli.store.nodes import Block, NodeAxes
 
 B = TypeVar("B")
 
@@ -59,6 +62,27 @@ class Phase(Generic[B]):
 def single_step(name: str, compute: Callable[[], None]) -> Phase[None]:
     """Return a phase of one block, which is computed whole or not at all."""
     return Phase(name, [None], lambda index, block, data: compute())
+
+
+def node_phase(
+    name: str,
+    axes: NodeAxes,
+    blocks: Sequence[Block],
+    *,
+    load: Callable[[Block], Any],
+    compute: Callable[[int, Block, Any], None],
+) -> Phase[Block]:
+    """Return a phase over blocks of nodes that are independent of each other."""
+    return Phase(
+        name,
+        blocks,
+        compute,
+        load,
+        unit="nodes",
+        size=axes.n_block_nodes,
+        detail=lambda block: str(block.slot),
+        parallel=True,
+    )
 
 
 class Stage(Protocol):

@@ -118,10 +118,6 @@ class Store:
         """
         return read_array(self.path, self.array(name), selection)
 
-    def images(self) -> dict[str, np.ndarray[Any, Any]]:
-        """Return `images/`: id, path, height and width, in node order."""
-        return {name: self.read(f"images/{name}") for name in ("id", "path", "height", "width")}
-
 
 def open_store(argument: str | Path, *kinds: str) -> Store:
     """Open a finished store of one of these kinds; reads one small file and does not import zarr.

@@ -81,8 +81,8 @@ def test_a_second_run_answers_from_the_stores(demo: tuple[Path, Result], monkeyp
     from aligncut_cli.stages.eigs import phases as eigs_phases
     from aligncut_cli.stages.extract import phases as extract_phases
 
-    monkeypatch.setattr(extract_phases, "ExtractPhases", None)
-    monkeypatch.setattr(eigs_phases, "EigsPhases", None)
+    monkeypatch.setattr(extract_phases, "ExtractStage", None)
+    monkeypatch.setattr(eigs_phases, "EigsStage", None)
     again = aligncut("demo", demo[0], "--images", 120, "--json")
     assert again.code == 0, again.err
     assert json.loads(again.out)["brain"] == found(demo)["brain"]

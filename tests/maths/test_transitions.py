@@ -39,10 +39,10 @@ def count(images, *, n_permutations=99, seed=0):
 
 def test_planted_probabilities_are_recovered_within_sampling_error(rng):
     result = count(planted_images(rng, n_images=150)).finish()
-    for group, wanted in ((1, FIGURE), (2, GROUND)):
-        error = 4 * np.sqrt(wanted * (1 - wanted) / result.members[group][:, None]) + 1e-9
-        assert (np.abs(result.probability[group] - wanted[:, :3]) < error[:, :3]).all()
-        assert (np.abs(result.nowhere[group] - wanted[:, 3]) < error[:, 3]).all()
+    for kind, wanted in ((1, FIGURE), (2, GROUND)):
+        error = 4 * np.sqrt(wanted * (1 - wanted) / result.members[kind][:, None]) + 1e-9
+        assert (np.abs(result.probability[kind] - wanted[:, :3]) < error[:, :3]).all()
+        assert (np.abs(result.nowhere[kind] - wanted[:, 3]) < error[:, 3]).all()
     # Two thirds of the tokens follow GROUND (background and neither).
     np.testing.assert_allclose(result.probability[0], (FIGURE + 2 * GROUND)[:, :3] / 3, atol=0.05)
     true = (0.5 * np.abs(FIGURE - GROUND).sum(1)).mean()
@@ -56,13 +56,13 @@ def test_counts_equal_a_loop_over_tokens(rng):
     wanted = np.zeros((3, 3, 3), int)
     members = np.zeros((3, 3), int)
     for before, after, foreground in images:
-        for p, q, kind in zip(before, after, foreground, strict=True):
-            for group in {1: [0, 1], 0: [0, 2], -1: [0]}[int(kind)]:
+        for p, q, figure in zip(before, after, foreground, strict=True):
+            for kind in {1: [0, 1], 0: [0, 2], -1: [0]}[int(figure)]:
                 for a in range(3):
                     if np.hypot(*(p - CENTRES[a])) <= 1:
-                        members[group, a] += 1
+                        members[kind, a] += 1
                         for b in range(3):
-                            wanted[group, a, b] += np.hypot(*(q - CENTRES[b])) <= 1
+                            wanted[kind, a, b] += np.hypot(*(q - CENTRES[b])) <= 1
     assert (result.counts == wanted).all()
     assert (result.members == members).all()
     np.testing.assert_allclose(result.probability, wanted / members[..., None])

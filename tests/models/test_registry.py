@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from aligncut_cli.errors import BadInput, UsageError
-from aligncut_cli.models.registry import RESERVED_NAMES, SHORT_NAMES, ModelSpec, parse_models, weights_identity
+from aligncut_cli.models.registry import SHORT_NAMES, ModelSpec, parse_models, weights_identity
+from aligncut_cli.store.kinds.every import reserved_names
 
 
 def test_the_short_names_are_the_papers_models() -> None:
@@ -21,7 +22,7 @@ def test_the_short_names_are_the_papers_models() -> None:
 
 def test_the_registry_imports_neither_torch_nor_timm() -> None:
     code = (
-        "import sys; import aligncut_cli.models.registry, aligncut_cli.models.images;"
+        "import sys; import aligncut_cli.models.registry, aligncut_cli.images.workers;"
         "bad = {'torch', 'timm', 'zarr', 'faiss'} & set(sys.modules); sys.exit(str(bad) if bad else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -86,12 +87,12 @@ def test_what_cannot_be_meant_is_a_usage_error(models: list[str], weights: list[
         parse_models(models, weights)
 
 
-@pytest.mark.parametrize("name", RESERVED_NAMES)
+@pytest.mark.parametrize("name", sorted(reserved_names()))
 def test_reserved_names_are_refused_with_an_alternative_that_works(name: str) -> None:
     with pytest.raises(UsageError, match="taken by a part of the stores") as caught:
-        parse_models([f"{name}=mae"], [])
+        parse_models([f"{name}=mae"], [], reserved=reserved_names())
     alternative = caught.value.do.split("--model ")[1]
-    assert parse_models([alternative], [])[0].timm_name == SHORT_NAMES["mae"].timm_name
+    assert parse_models([alternative], [], reserved=reserved_names())[0].timm_name == SHORT_NAMES["mae"].timm_name
 
 
 def test_the_identity_of_a_file_is_its_content(tmp_path: Path) -> None:

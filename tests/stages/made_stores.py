@@ -12,9 +12,12 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from aligncut_cli.store.write import create_group, put, put_images
+from aligncut_cli.store.kinds import alignment, eigs, features, tsne
+from aligncut_cli.store.kinds.base import PER_BLOCK, put_images
+from aligncut_cli.store.write import create_group
 
 Arrays = Mapping[str, NDArray[Any]]
+NODES = {"features": features.TOKENS, "eigs": eigs.EIGVECS, "tsne": tsne.COORDS}
 
 
 def finish(root: zarr.Group, path: Path, kind: str, models: Sequence[str], **more: Any) -> Path:
@@ -43,7 +46,6 @@ def finish(root: zarr.Group, path: Path, kind: str, models: Sequence[str], **mor
 def make_node_store(
     path: Path,
     kind: str,
-    array: str,
     values: Arrays,
     *,
     grid: tuple[int, int],
@@ -55,7 +57,7 @@ def make_node_store(
     group: str = "all",
     **more: Any,
 ) -> Path:
-    """Write `<model>/<array>` (layer, image, token, last) with a class token, and what goes with it."""
+    """Write the kind's array of nodes (layer, image, token, last) with a class token, and what goes with it."""
     root = create_group(path)
     n_images = next(iter(values.values())).shape[1]
     names = list(ids or [f"image-{index:03d}" for index in range(n_images)])
@@ -81,18 +83,17 @@ def make_node_store(
             "n_images": n_images,
             "n_tokens": n_tokens,
         }
-        folder = root.create_group(name, attributes=attributes)
-        last = {"eigvecs": "eig", "coords": "dim", "tokens": "channel"}[array]
-        dtype = np.float16 if array == "tokens" else np.float32
-        chunks = [1, images_per_chunk, n_tokens, rows.shape[3]]
-        put(folder, array, rows.astype(dtype), ["layer", "image", "token", last], chunks)
+        root.create_group(name, attributes=attributes)
+        declared = NODES[kind]
+        sizes = dict(zip(declared.axes, rows.shape, strict=True)) | {PER_BLOCK: images_per_chunk}
+        declared.create(root, sizes, name)[...] = rows.astype(declared.dtype)
     first = next(iter(values.values()))
     if kind == "eigs":
-        put(root, "eigenvalues", np.linspace(1, 0.5, first.shape[3])[None], ["group", "eig"])
+        eigs.EIGENVALUES.put(root, np.linspace(1, 0.5, first.shape[3])[None])
     if kind == "tsne":
         sample = first[0, :, 1:].reshape(1, -1, first.shape[3])[:, :500].astype(np.float32)
-        put(root, "sample/node", np.arange(sample.shape[1])[None], ["group", "sample"])
-        put(root, "sample/coords", sample, ["group", "sample", "dim"])
+        tsne.SAMPLE_NODE.put(root, np.arange(sample.shape[1])[None])
+        tsne.SAMPLE_COORDS.put(root, sample)
     record = {"params": {"group": group, "dims": first.shape[3]}, **more}
     return finish(root, path, kind, list(values), **record)
 
@@ -107,11 +108,11 @@ def make_alignment(
     """Write an alignment: by model its layers and W (layer, channel, universal); beta (universal, voxel); ROIs."""
     root = create_group(path)
     for name, (layers, weight) in weights.items():
-        folder = root.create_group(name, attributes={"layers": list(layers)})
-        put(folder, "weight", weight.astype(np.float32), ["layer", "channel", "universal"])
-    put(root, "readout/weight", readout.astype(np.float32), ["universal", "voxel"])
-    put(root, "readout/bias", np.zeros(readout.shape[1], np.float32), ["voxel"])
-    put(root, "scores/r2", np.zeros(readout.shape[1], np.float32), ["voxel"])
+        root.create_group(name, attributes={"layers": list(layers)})
+        alignment.WEIGHT.put(root, weight.astype(np.float32), name)
+    alignment.READOUT.put(root, readout.astype(np.float32))
+    alignment.BIAS.put(root, np.zeros(readout.shape[1], np.float32))
+    alignment.R2.put(root, np.zeros(readout.shape[1], np.float32))
     for name, voxels in rois.items():
-        put(root, f"roi/{name}", voxels, ["voxel"])
+        alignment.ROI.put(root, voxels, name)
     return finish(root, path, "alignment", list(weights), **more)

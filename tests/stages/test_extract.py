@@ -12,7 +12,10 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from aligncut_cli.errors import UsageError
-from aligncut_cli.stages.extract.phases import parse_layers
+from aligncut_cli.stages.extract import layout
+from aligncut_cli.stages.extract.batches import Batch
+from aligncut_cli.stages.extract.layout import parse_layers
+from aligncut_cli.stages.extract.phases import ExtractStage
 from aligncut_cli.store.read import open_store
 from tests.conftest import TINY, aligncut, array_bytes, done, make_photos
 
@@ -91,6 +94,33 @@ def test_workers_and_batches_leave_the_bytes_or_the_values(tmp_path: Path, photo
     one = done("extract", photos, "-o", tmp_path / "one.zarr", *TINY, "--batch-size", 1)
     a, b = (open_store(store).read("tiny/tokens").astype(np.float32) for store in (stores[0], one))
     np.testing.assert_allclose(a, b, atol=2e-3 * np.abs(a).max())
+
+
+def test_a_stopped_run_goes_on_with_the_same_batches(
+    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layout, "CHUNK_BYTES", 1)  # a block per image, so that a batch has three
+    command = ["extract", photos, *TINY, "--batch-size", 3, "--workers", 0]
+    whole = done(*command, "-o", tmp_path / "whole.zarr")
+    given: list[slice] = []
+    write, select = ExtractStage._write_block, Batch.select
+
+    def stop_at_second(self: ExtractStage, index: int, images: slice, batch: Batch) -> None:
+        if index == 1 and not given:
+            given.append(batch.images)
+            raise KeyboardInterrupt
+        write(self, index, images, batch)
+
+    def watch(self: Batch, model: str, images: slice) -> object:
+        given.append(self.images)
+        return select(self, model, images)
+
+    monkeypatch.setattr(ExtractStage, "_write_block", stop_at_second)
+    assert aligncut(*command, "-o", tmp_path / "stopped.zarr").code == 130
+    monkeypatch.setattr(Batch, "select", watch)
+    stopped = done(*command, "-o", tmp_path / "stopped.zarr")
+    assert given[:3] == [slice(0, 3)] * 3
+    assert array_bytes(stopped) == array_bytes(whole)
 
 
 def test_a_bad_image_is_named_before_any_work_and_skipped_when_asked(tmp_path: Path) -> None:

@@ -135,20 +135,20 @@ def test_patches_are_the_nearest_of_different_images(tsne: Path, described: Path
 def test_an_interrupted_description_goes_on_to_the_same_bytes(
     tmp_path: Path, tsne: Path, features: Path, alignment: Path, described: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from aligncut_cli.stages.concepts import phases as concepts_phases
+    from aligncut_cli.stages.concepts.members import Members
 
     args = ["concepts", tsne, "--features", features, "--alignment", alignment, "-o", tmp_path / "out"]
     args += ["--concepts", 4, "--permutations", 50, "--patches", 3]
-    read, calls = concepts_phases.ConceptsPhases._load_block, []
+    read, calls = Members.load, []
 
-    def stop(self: concepts_phases.ConceptsPhases, block: object) -> object:
+    def stop(self: Members, block: object) -> object:
         calls.append(block)
         if len(calls) > 4:
             raise KeyboardInterrupt
         return read(self, block)
 
     with monkeypatch.context() as patch:
-        patch.setattr(concepts_phases.ConceptsPhases, "_load_block", stop)
+        patch.setattr(Members, "load", stop)
         assert aligncut(*args).code == 130
     done(*args)
     ours, theirs = array_bytes(tmp_path / "out"), array_bytes(described)
@@ -303,9 +303,9 @@ def test_features_that_another_alignment_has_mapped_are_refused(
 def test_a_control_is_said_wherever_its_numbers_are(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     tokens = {"clip": rng.standard_normal((2, 5, 17, 6))}
-    features = make_node_store(tmp_path / "f.zarr", "features", "tokens", tokens, grid=(4, 4))
+    features = make_node_store(tmp_path / "f.zarr", "features", tokens, grid=(4, 4))
     coords = {"clip": rng.standard_normal((2, 5, 17, 3))}
-    tsne = make_node_store(tmp_path / "t.zarr", "tsne", "coords", coords, grid=(4, 4), groups=["all"])
+    tsne = make_node_store(tmp_path / "t.zarr", "tsne", coords, grid=(4, 4), groups=["all"])
     rois = {"V1": np.arange(9) < 4, "V4": np.arange(9) >= 4}
     control = make_alignment(
         tmp_path / "a.zarr", {"clip": (range(2), rng.standard_normal((2, 6, 5)))}, rng.standard_normal((5, 9)), rois,
@@ -324,3 +324,56 @@ def test_a_control_is_said_wherever_its_numbers_are(tmp_path: Path) -> None:
     for file in (tmp_path / "c" / "concepts.csv", tmp_path / "c" / "rois.csv", tmp_path / "b" / "activations.csv"):
         assert all(row["control"] == "shuffled pairs" for row in read_csv(file))
     assert "photos were not found" in first.err
+
+
+def test_photos_that_have_moved_are_found_in_a_folder_which_only_then_is_recorded(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    gone, moved = tmp_path / "gone", tmp_path / "moved"
+    tokens = {"clip": rng.standard_normal((2, 5, 17, 6))}
+    features = make_node_store(tmp_path / "f.zarr", "features", tokens, grid=(4, 4), photos=gone)
+    coords = {"clip": rng.standard_normal((2, 5, 17, 3))}
+    tsne = make_node_store(tmp_path / "t.zarr", "tsne", coords, grid=(4, 4), photos=gone)
+    weights = {"clip": (range(2), rng.standard_normal((2, 6, 5)))}
+    alignment = make_alignment(tmp_path / "a.zarr", weights, rng.standard_normal((5, 9)), {})
+    moved.mkdir()
+    for index in range(5):
+        Image.fromarray(rng.integers(0, 255, (48, 48, 3), dtype=np.uint8)).save(moved / f"image-{index:03d}.png")
+    concepts = ["concepts", tsne, "--features", features, "--concepts", 3, "--permutations", 9]
+    activations = ["activations", features, "--token", "image-001:2,1", "--slot", "clip:1"]
+    for command in (concepts, activations):
+        plain, with_photos = tmp_path / f"{command[0]}-grey", tmp_path / command[0]
+        result = aligncut(*command, "--alignment", alignment, "-o", plain)
+        assert result.code == 0, result.err
+        assert "photos were not found" in result.err
+        result = aligncut(*command, "--alignment", alignment, "-o", with_photos, "--photos", moved)
+        assert result.code == 0, result.err
+        assert "photos were not found" not in result.err
+        extra = [json.loads((out / "aligncut.json").read_text())["aligncut"]["extra"] for out in (plain, with_photos)]
+        assert "photos" not in extra[0]
+        assert extra[1]["photos"] == str(moved)
+        pictures = [next(out.glob("*-image-*.png"), out / "patches.png").read_bytes() for out in (plain, with_photos)]
+        assert pictures[0] != pictures[1]
+
+
+def test_a_comparison_that_was_stopped_before_its_end_says_all_that_an_unbroken_one_says(
+    tmp_path: Path, features: Path, alignment: Path, figure_ground: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from aligncut_cli.store.run import Work
+
+    def stop(self: Work, **more: object) -> None:
+        raise KeyboardInterrupt
+
+    token = ["--masks", figure_ground, "--token", "photo-004:2,1", "--slot", "tiny:1"]
+    for args in (["activations", features, *token], ["compare", features]):
+        args += ["--alignment", alignment]
+        whole = aligncut(*args, "-o", tmp_path / f"{args[0]}-whole")
+        with monkeypatch.context() as patch:
+            patch.setattr(Work, "finish", stop)
+            assert aligncut(*args, "-o", tmp_path / str(args[0])).code == 130
+        again = aligncut(*args, "-o", tmp_path / str(args[0]))
+        assert again.code == 0, again.err
+        assert again.err == whole.err
+        ours, theirs = (array_bytes(tmp_path / name) for name in (str(args[0]), f"{args[0]}-whole"))
+        records = [json.loads(files.pop("aligncut.json"))["aligncut"] for files in (ours, theirs)]
+        assert records[0]["summary"] == records[1]["summary"]
+        assert ours == theirs

@@ -123,7 +123,7 @@ def test_many_blocks_make_many_pieces(tmp_path: Path, tsne: Path, eigs: Path, mo
     from aligncut_cli.stages.report.views import View
 
     whole = done("report", eigs, "-o", tmp_path / "whole")
-    monkeypatch.setattr(View, "chunk_images", lambda self, model: 5)
+    monkeypatch.setattr(View, "images_per_block", 5)
     cut = done("report", eigs, "-o", tmp_path / "cut")
     parts = [base64.b64decode(read_piece(cut, f"e-0-1-2-{block}")) for block in range(3)]
     assert [len(part) // (16 * 5) for part in parts] == [5, 5, 2]
@@ -196,6 +196,33 @@ def test_missing_photos_are_counted_and_found_where_one_says(tmp_path: Path) -> 
     assert "not found" not in found.err
 
 
+def test_a_photo_is_never_looked_up_outside_the_folder_of_photos(tmp_path: Path, eigs: Path) -> None:
+    copy, photos = tmp_path / "e.zarr", tmp_path / "deep" / "photos"
+    shutil.copytree(eigs, copy)
+    make_photos(photos, 1)
+    shutil.copyfile(photos / "photo-000.png", tmp_path / "outside.png")
+    images = zarr.open_group(copy, mode="r+")["images"]
+    ids, paths = images["id"][:], images["path"][:]
+    ids[0], ids[1], paths[:] = "../../outside", str(tmp_path / "outside"), "/gone/nowhere.png"
+    ids[2] = "photo-000"
+    images["id"][:], images["path"][:] = ids, paths
+    main = read_piece(done("report", copy, "-o", tmp_path / "page", "--photos", photos, "--images", 3), "main")
+    assert [found for *_, found in main["photos"]] == [False, False, True]
+
+
+def test_spaces_that_share_photos_list_each_once(tmp_path: Path, photos: Path, eigs: Path) -> None:
+    some = tmp_path / "some"
+    some.mkdir()
+    shutil.copyfile(next(iter(sorted(photos.iterdir()))), some / "another.png")
+    features = done("extract", some, *sorted(photos.iterdir())[4:6], "-o", tmp_path / "f.zarr", *TINY)
+    other = done("eigs", features, "-o", tmp_path / "e.zarr", "--n-eig", 3)
+    main = read_piece(done("report", eigs, other, "-o", tmp_path / "page"), "main")
+    names = [[main["photos"][i][0] for i in view["images"]] for view in main["views"]]
+    assert names[0] == [str(name) for name in open_store(eigs).read("images/id")]
+    assert names[1] == [str(name) for name in open_store(other).read("images/id")]
+    assert len(main["photos"]) == 13
+
+
 def test_a_rerun_is_up_to_date_and_other_stores_are_refused(tmp_path: Path, eigs: Path, tsne: Path) -> None:
     folder = done("report", eigs, "-o", tmp_path / "page")
     again = aligncut("report", eigs, eigs, "-o", folder)
@@ -218,11 +245,11 @@ def test_an_interrupted_report_goes_on_and_has_the_same_bytes(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(report_phases.ReportPhases, "_write_page", stop)
+        patch.setattr(report_phases, "write_page", stop)
         assert aligncut("report", eigs, tsne, "-o", tmp_path / "page").code == 130
     seen: list[object] = []
     with monkeypatch.context() as patch:
-        patch.setattr(report_phases.ReportPhases, "_write_piece", lambda self, piece: seen.append(piece))
+        patch.setattr(report_phases, "write_piece", lambda folder, view, piece: seen.append(piece))
         resumed = done("report", eigs, tsne, "-o", tmp_path / "page")
     assert seen == []
 

@@ -157,7 +157,7 @@ def test_perfect_eigenvectors_score_one_and_other_images_masks_score_chance(tmp_
     rng = np.random.default_rng(0)
     noise = rng.standard_normal((40, 17, 2)).astype(np.float32)
     values = {"clip": np.stack([perfect_rows(truth), noise])}
-    eigs = make_node_store(tmp_path / "e.zarr", "eigs", "eigvecs", values, grid=(4, 4))
+    eigs = make_node_store(tmp_path / "e.zarr", "eigs", values, grid=(4, 4))
     for resolution in ("pixels", "tokens"):
         output = tmp_path / f"{resolution}.zarr"
         store = open_store(
@@ -187,7 +187,7 @@ def test_the_control_is_what_other_images_masks_score_when_they_are_given(tmp_pa
     rng = np.random.default_rng(8)
     truth = [rng.integers(0, 3, (4, 4)).repeat(12, axis=0).repeat(12, axis=1) for _ in range(9)]
     values = {"clip": rng.standard_normal((2, 9, 17, 3)) + np.stack([perfect_rows(truth, 3)] * 2)}
-    eigs = make_node_store(tmp_path / "e.zarr", "eigs", "eigvecs", values, grid=(4, 4))
+    eigs = make_node_store(tmp_path / "e.zarr", "eigs", values, grid=(4, 4))
     for index, other in enumerate(pick_other_images(9, seed=0)):
         assert other != index
         write_mask(tmp_path / "masks" / f"image-{index:03d}.png", truth[index])
@@ -202,7 +202,7 @@ def test_the_control_is_what_other_images_masks_score_when_they_are_given(tmp_pa
 
 def test_ignored_pixels_never_count(tmp_path: Path) -> None:
     truth = halves(6)
-    eigs = make_node_store(tmp_path / "e.zarr", "eigs", "eigvecs", {"clip": perfect_rows(truth)[None]}, grid=(4, 4))
+    eigs = make_node_store(tmp_path / "e.zarr", "eigs", {"clip": perfect_rows(truth)[None]}, grid=(4, 4))
     for index, mask in enumerate(truth):
         wrong = mask.copy()
         wrong[:24, :24] = -1 if index % 2 else mask[:24, :24]
@@ -216,7 +216,7 @@ def test_layers_that_a_model_lacks_are_nan(tmp_path: Path) -> None:
     truth = halves(4)
     rows = perfect_rows(truth)[None]
     values = {"clip": np.concatenate([rows, rows]), "mae": rows}
-    eigs = make_node_store(tmp_path / "e.zarr", "eigs", "eigvecs", values, grid=(4, 4))
+    eigs = make_node_store(tmp_path / "e.zarr", "eigs", values, grid=(4, 4))
     for index, mask in enumerate(truth):
         write_mask(tmp_path / "masks" / f"image-{index:03d}.png", mask)
     result = aligncut("segment", eigs, "-o", tmp_path / "s.zarr", "--masks", tmp_path / "masks")
@@ -232,7 +232,7 @@ def test_several_stores_stand_side_by_side_with_the_spread_of_repetitions(tmp_pa
     stores = []
     for seed in range(3):
         rows = np.random.default_rng(seed).standard_normal((1, 12, 17, 2)) * seed + perfect_rows(truth)
-        stores.append(make_node_store(tmp_path / f"e{seed}.zarr", "eigs", "eigvecs", {"clip": rows}, grid=(4, 4)))
+        stores.append(make_node_store(tmp_path / f"e{seed}.zarr", "eigs", {"clip": rows}, grid=(4, 4)))
     named = [f"after={stores[0]}", f"before={stores[1]}", f"before={stores[2]}"]
     result = aligncut(
         "segment", *named, "-o", tmp_path / "s.zarr", "--masks", tmp_path / "masks", "--figures", tmp_path / "out"
@@ -256,7 +256,7 @@ def test_clusters_are_the_planted_segments_and_coarser_levels_nest(tmp_path: Pat
     rng = np.random.default_rng(1)
     planted = rng.integers(0, 4, (30, 17))
     rows = np.eye(4)[planted] * [1, 2, 1, 3] + 0.01 * rng.standard_normal((30, 17, 4))
-    eigs = make_node_store(tmp_path / "e.zarr", "eigs", "eigvecs", {"clip": rows[None]}, grid=(4, 4))
+    eigs = make_node_store(tmp_path / "e.zarr", "eigs", {"clip": rows[None]}, grid=(4, 4))
     for method in ("rotation", "kmeans"):
         output = tmp_path / f"{method}.zarr"
         done("segment", eigs, "-o", output, "--clusters", 2, "--clusters", 4, "--method", method)
@@ -275,7 +275,7 @@ def test_clusters_are_the_planted_segments_and_coarser_levels_nest(tmp_path: Pat
 
 def test_clusters_are_matched_to_classes_where_masks_are_given(tmp_path: Path) -> None:
     truth = halves(10)
-    eigs = make_node_store(tmp_path / "e.zarr", "eigs", "eigvecs", {"clip": perfect_rows(truth)[None]}, grid=(4, 4))
+    eigs = make_node_store(tmp_path / "e.zarr", "eigs", {"clip": perfect_rows(truth)[None]}, grid=(4, 4))
     for index, mask in enumerate(truth):
         write_mask(tmp_path / "masks" / f"image-{index:03d}.png", mask)
     args = ["segment", eigs, "-o", tmp_path / "s.zarr", "--clusters", 2, "--masks", tmp_path / "masks"]
@@ -358,7 +358,7 @@ def test_a_control_is_said_in_table_csv_and_record(tmp_path: Path) -> None:
     for index, mask in enumerate(truth):
         write_mask(tmp_path / "masks" / f"image-{index:03d}.png", mask)
     values = {"clip": perfect_rows(truth)[None]}
-    eigs = make_node_store(tmp_path / "e.zarr", "eigs", "eigvecs", values, grid=(4, 4), controls=["shuffled pairs"])
+    eigs = make_node_store(tmp_path / "e.zarr", "eigs", values, grid=(4, 4), controls=["shuffled pairs"])
     result = aligncut(
         "segment", eigs, "-o", tmp_path / "s.zarr", "--masks", tmp_path / "masks", "--figures", tmp_path / "out"
     )
@@ -409,21 +409,53 @@ def test_voc_and_imagenet_segmentation_are_read_as_the_originals_would_be(tmp_pa
 
 
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from aligncut_cli.stages.segment import phases as segment_phases
+    from aligncut_cli.stages.segment.passes import Layout, Place
 
     held: list[int] = []
-    read = segment_phases.SegmentPhases._load
+    read = Layout.load
 
-    def watched(self: segment_phases.SegmentPhases, run: int, block: int) -> object:
-        rows = read(self, run, block)
+    def watched(self: Layout, place: Place) -> object:
+        rows = read(self, place)
         held.append(sum(values.shape[1] for values in rows.values()))
         return rows
 
-    monkeypatch.setattr(segment_phases.SegmentPhases, "_load", watched)
+    monkeypatch.setattr(Layout, "load", watched)
     truth = halves(40)
     for index, mask in enumerate(truth):
         write_mask(tmp_path / "masks" / f"image-{index:03d}.png", mask)
-    eigs = make_node_store(tmp_path / "e.zarr", "eigs", "eigvecs", {"clip": perfect_rows(truth)[None]}, grid=(4, 4))
+    eigs = make_node_store(tmp_path / "e.zarr", "eigs", {"clip": perfect_rows(truth)[None]}, grid=(4, 4))
     done("segment", eigs, "-o", tmp_path / "s.zarr", "--masks", tmp_path / "masks", "--resolution", "tokens")
     assert max(held) == 4
     assert sum(held) == 3 * 40
+
+
+def test_photos_that_have_moved_are_found_for_the_pictures(tmp_path: Path) -> None:
+    truth = halves(2)
+    values = {"clip": perfect_rows(truth)[None]}
+    eigs = make_node_store(tmp_path / "e.zarr", "eigs", values, grid=(4, 4), photos=tmp_path / "gone")
+    for index, mask in enumerate(truth):
+        write_mask(tmp_path / "masks" / f"image-{index:03d}.png", mask)
+        write_mask(tmp_path / "moved" / f"image-{index:03d}.png", np.full((48, 48), 40 + 90 * index))
+    args = ["segment", eigs, "-o", tmp_path / "s.zarr", "--masks", tmp_path / "masks"]
+    lost = aligncut(*args, "--figures", tmp_path / "lost")
+    assert "2 photos were not found where they were; --photos DIR" in lost.err
+    found = aligncut(*args, "--figures", tmp_path / "found", "--photos", tmp_path / "moved")
+    assert "up to date" in found.err
+    assert "not found" not in found.err
+    for index in range(2):
+        photo = np.asarray(Image.open(tmp_path / "found" / "overlays" / f"image-{index:03d}.png"))
+        assert (photo == 40 + 90 * index).all(axis=2).sum() >= 112 * 112
+    assert open_store(tmp_path / "lost").record["extra"] == {}
+    assert open_store(tmp_path / "found").record["extra"] == {"photos": str(tmp_path / "moved")}
+    again = aligncut(*args, "--figures", tmp_path / "lost", "--photos", tmp_path / "moved")
+    assert again.code == 4
+    assert "photos: None -> " in again.err
+
+
+def test_every_score_has_a_meaning_and_a_heading() -> None:
+    from aligncut_cli.stages.segment.oracle import Oracle
+    from aligncut_cli.stages.segment.tables import HEADINGS
+    from aligncut_cli.store.kinds.segments import MEANINGS
+
+    assert list(HEADINGS) == list(MEANINGS)
+    assert list(Oracle.scores) == [*MEANINGS, "iou"]

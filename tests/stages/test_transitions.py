@@ -5,15 +5,22 @@ from __future__ import annotations
 import csv
 import json
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from aligncut_cli.maths.transitions import TransitionResult
+from aligncut_cli.stages.transitions.layout import Pair
+from aligncut_cli.store.phases import Phase, Stage
 from aligncut_cli.store.read import open_store
-from tests.conftest import aligncut, done
+from aligncut_cli.store.run import Outcome, Work
+from tests.conftest import aligncut, array_bytes, done
 from tests.stages.made_stores import make_node_store
 
 PLACES = np.array([[0, 0], [10, 0], [0, 10]], float)
@@ -46,7 +53,7 @@ def plant(
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(mask.astype(np.uint8)).save(path)
     store = make_node_store(
-        folder / "t.zarr", "tsne", "coords", {"clip": coords}, grid=(4, 4), groups=["all"], layers=range(3, 3 + layers)
+        folder / "t.zarr", "tsne", {"clip": coords}, grid=(4, 4), groups=["all"], layers=range(3, 3 + layers)
     )
     return store, folder / "masks"
 
@@ -161,6 +168,64 @@ def test_a_two_dimensional_map_of_real_stores_is_drawn_with_arrows(tmp_path: Pat
     assert "up to date" in again.err
 
 
+def test_an_interrupted_count_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from aligncut_cli.stages.transitions.counting import PairCounter
+
+    planted, masks = plant(tmp_path, n_images=12, layers=4)
+    args = ["transitions", planted, "--from", "clip:3", "--to", "clip:5", "--along", "clip", "--masks", masks]
+    args += ["--concepts", 3, "--radius", 3, "--permutations", 10]
+    whole = done(*args, "-o", tmp_path / "whole.zarr")
+    count, calls = PairCounter.count, []
+
+    def stop(self: PairCounter, pair: Pair) -> TransitionResult:
+        calls.append(pair)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return count(self, pair)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PairCounter, "count", stop)
+        result = aligncut(*args, "-o", tmp_path / "x.zarr")
+        assert result.code == 130
+        assert "2 of 4 count" in result.err
+    assert array_bytes(done(*args, "-o", tmp_path / "x.zarr")) == array_bytes(whole)
+
+
+def test_blocks_of_a_parallel_phase_need_nothing_of_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is computed by a stage of its own, as another process would, and from the last to the first."""
+    from aligncut_cli.stages.transitions import run as transitions
+
+    planted, masks = plant(tmp_path, n_images=12, layers=4)
+    args = ["transitions", planted, "--along", "clip", "--masks", masks, "--concepts", 3, "--permutations", 10]
+    whole = done(*args, "-o", tmp_path / "whole.zarr")
+
+    class Scattered:
+        def __init__(self, build: Callable[[Work], Stage], work: Work) -> None:
+            self.build, self.work = build, work
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.build(self.work), name)
+
+        def phases(self) -> list[Phase[Any]]:
+            return [self.scatter(at, phase) for at, phase in enumerate(self.build(self.work).phases())]
+
+        def scatter(self, at: int, phase: Phase[Any]) -> Phase[Any]:
+            def compute(index: int, block: object, data: object) -> None:
+                last_to_first = range(len(phase.blocks))[::-1] if index == 0 else ()
+                for place in last_to_first if phase.parallel else [index]:
+                    own = self.build(self.work).phases()[at]
+                    own.compute(place, own.blocks[place], data)
+
+            return replace(phase, compute=compute)
+
+    def run_stage(*given: Any, build: Callable[[Work], Stage], **more: Any) -> Outcome:
+        return run_as_ever(*given, build=lambda work: Scattered(build, work), **more)
+
+    run_as_ever = transitions.run_stage
+    monkeypatch.setattr(transitions, "run_stage", run_stage)
+    assert array_bytes(done(*args, "-o", tmp_path / "x.zarr")) == array_bytes(whole)
+
+
 @pytest.mark.parametrize(
     ("args", "code", "words"),
     [
@@ -187,7 +252,6 @@ def test_a_control_is_said_in_table_csv_and_record(tmp_path: Path, planted: tupl
     store = make_node_store(
         tmp_path / "t.zarr",
         "tsne",
-        "coords",
         {"clip": coords},
         grid=(4, 4),
         groups=["all"],

@@ -7,9 +7,11 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import torch
 import zarr
 from PIL import Image
 
+from aligncut_cli.stages.tsne.place import NearestPlaces
 from aligncut_cli.store.read import open_store
 from aligncut_cli.viz.colours import colour_range, to_rgb
 from tests.conftest import TINY, aligncut, done, make_photos
@@ -25,6 +27,16 @@ def test_every_node_stands_where_its_nearest_sampled_node_stands(eigs: Path, tsn
         distances = [sum((a - b) ** 2 for a, b in zip(row, other, strict=True)) for other in eigvecs]
         near = np.flatnonzero(np.array(distances) <= min(distances) * (1 + 1e-3) + 1e-14)
         assert any(np.array_equal(place, coords[i]) for i in near)
+
+
+def test_places_keep_the_shape_of_what_is_placed_and_fitted_nodes_stand_where_they_were_put() -> None:
+    rng = np.random.default_rng(0)
+    eigvecs, coords = (rng.standard_normal((60, width)).astype(np.float32) for width in (4, 2))
+    places = NearestPlaces(eigvecs, coords, n_queries=60, seed=0, device=torch.device("cpu"))
+    np.testing.assert_array_equal(places.place(eigvecs), coords)
+    np.testing.assert_array_equal(places.place(eigvecs.reshape(3, 20, 4)), coords.reshape(3, 20, 2))
+    near = places.place(eigvecs[7] + np.float32(1e-4))
+    np.testing.assert_array_equal(near, coords[7])
 
 
 def test_colours_are_one_clipped_map_of_the_coordinates(tsne: Path) -> None:
@@ -122,7 +134,7 @@ def test_inspect_tells_how_far_an_unfinished_store_is(tmp_path: Path, features: 
     def stop(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(eigs_phases._Carrier, "carry", stop)
+    monkeypatch.setattr(eigs_phases.EigsStage, "_carry", stop)
     output = tmp_path / "e.zarr"
     assert aligncut("eigs", features, "-o", output, "--n-eig", 3).code == 130
     for path in (output, tmp_path / "e.zarr.wip"):

@@ -65,19 +65,21 @@ def test_a_resumed_run_computes_only_blocks_without_marker(tmp_path: Path, featu
 
     output = tmp_path / "e.zarr"
     carried = []
-    original = eigs_phases._Carrier.carry
+    original = eigs_phases.EigsStage._carry
 
-    def carry(self, block, rows):
+    def carry(self, index, block, rows):
         if len(carried) == 2:
             raise KeyboardInterrupt
         carried.append(block)
-        return original(self, block, rows)
+        return original(self, index, block, rows)
 
-    monkeypatch.setattr(eigs_phases._Carrier, "carry", carry)
+    monkeypatch.setattr(eigs_phases.EigsStage, "_carry", carry)
     stopped = aligncut("eigs", features, "-o", output, *EIGS)
     assert stopped.code == 130
     assert "2 of 6 carry" in stopped.err
-    monkeypatch.setattr(eigs_phases._Carrier, "carry", lambda self, b, r: carried.append(b) or original(self, b, r))
+    monkeypatch.setattr(
+        eigs_phases.EigsStage, "_carry", lambda self, i, b, r: carried.append(b) or original(self, i, b, r)
+    )
     monkeypatch.setattr(eigs_phases, "solve_normalized_cut", None)
     done("eigs", features, "-o", output, *EIGS)
     assert len(carried) == 6
@@ -89,7 +91,7 @@ def test_a_finished_stage_is_up_to_date_and_computes_nothing(tmp_path: Path, fea
 
     output = done("eigs", features, "-o", tmp_path / "e.zarr", *EIGS)
     before = array_bytes(output)
-    monkeypatch.setattr(eigs_phases, "EigsPhases", None)
+    monkeypatch.setattr(eigs_phases, "EigsStage", None)
     again = aligncut("eigs", features, "-o", output, *EIGS)
     assert (again.code, again.path) == (0, output)
     assert "up to date" in again.err
@@ -120,7 +122,7 @@ def test_an_overwritten_output_stands_until_the_new_one_is_complete(
     def stop(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(eigs_phases._Carrier, "carry", stop)
+    monkeypatch.setattr(eigs_phases.EigsStage, "_carry", stop)
     assert aligncut("eigs", features, "-o", output, *EIGS, "--seed", 1, "--overwrite").code == 130
     assert array_bytes(output) == before
 

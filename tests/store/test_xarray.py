@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,44 +12,30 @@ import pytest
 import xarray
 import zarr
 
-from tests.conftest import done
+from aligncut_cli.store.kinds.every import KINDS
+from tests.conftest import TINY, done
 from tests.stages.test_segment import write_mask
 
 SLOTS = ["--from", "tiny:0", "--to", "tiny:1", "--along", "pair", "--token", "photo-001:1,2"]
-DIMENSIONS = {
-    "features": {"tiny/tokens": ("layer", "image", "token", "channel"), "tiny/pooled": ("layer", "image", "channel")},
-    "alignment": {
-        "tiny/weight": ("layer", "channel", "universal"),
-        "readout/weight": ("universal", "voxel"),
-        "readout/bias": ("voxel",),
-        "roi/V1": ("voxel",),
-        "scores/r2": ("voxel",),
-    },
-    "mapped features": {"pair/tokens": ("layer", "image", "token", "channel")},
-    "eigs": {
-        "eigenvalues": ("group", "eig"),
-        "sample/node": ("group", "sample"),
-        "sample/eigvecs": ("group", "sample", "eig"),
-        "tiny/eigvecs": ("layer", "image", "token", "eig"),
-    },
-    "tsne": {
-        "sample/coords": ("group", "sample", "dim"),
-        "tiny/coords": ("layer", "image", "token", "dim"),
-        "tiny/rgb": ("layer", "image", "token", "rgb"),
-    },
-    "segments": {"tiny/labels": ("layer", "image", "token"), "scores/miou": ("model", "layer")},
-    "segments of several runs": {"runs/miou": ("run", "model", "layer")},
-    "segments by clusters": {"tiny/labels": ("layer", "image", "token")},
-    "transitions": {
-        "concepts/from": ("concept", "dim"),
-        "probability/foreground": ("from", "to"),
-        "counts/all": ("from", "to"),
-    },
+KIND_OF = {  # what is made below, and of which kind it is
+    "features": "features",
+    "features of sampled tokens": "features",
+    "alignment": "alignment",
+    "mapped features": "features",
+    "eigs": "eigs",
+    "orthogonal eigs": "eigs",
+    "tsne": "tsne",
+    "segments": "segments",
+    "segments of several runs": "segments",
+    "segments by clusters": "segments",
+    "transitions": "transitions",
 }
 
 
 @pytest.fixture(scope="module")
-def stores(tmp_path_factory: pytest.TempPathFactory, features: Path, eigs: Path, tsne: Path) -> dict[str, Path]:
+def stores(
+    tmp_path_factory: pytest.TempPathFactory, photos: Path, features: Path, eigs: Path, tsne: Path
+) -> dict[str, Path]:
     """A store of every kind that has arrays, made by its command."""
     folder = tmp_path_factory.mktemp("stores")
     rng = np.random.default_rng(0)
@@ -59,16 +46,26 @@ def stores(tmp_path_factory: pytest.TempPathFactory, features: Path, eigs: Path,
     masks = ["--masks", folder / "masks"]
     fit = ["--responses", folder / "responses.npy", "--rois", folder / "rois.json", "--universal-dim", 8]
     fit += ["--epochs", 1, "--nodes", 30]
+    np.save(folder / "ceiling.npy", np.linspace(0.1, 0.9, 9).astype(np.float32))
+    fit += ["--noise-ceiling", folder / "ceiling.npy"]
     alignment = done("align", features, "-o", folder / "a.zarr", *fit, "--validation-share", 0.2, "--test-share", 0.2)
     return {
         "features": features,
+        "features of sampled tokens": done(
+            "extract", photos, "-o", folder / "fs.zarr", *TINY, "--workers", 0, "--sample-tokens", 5
+        ),
         "alignment": alignment,
         "mapped features": done("align", features, "--apply", alignment, "-o", folder / "u.zarr"),
         "eigs": eigs,
+        "orthogonal eigs": done(
+            "eigs", features, "-o", folder / "o.zarr", "--n-eig", 3, "--n-sample", 50, "--orthogonalize"
+        ),
         "tsne": tsne,
         "segments": done("segment", eigs, "-o", folder / "s.zarr", *masks),
         "segments of several runs": done("segment", f"a={eigs}", f"b={eigs}", "-o", folder / "r.zarr", *masks),
-        "segments by clusters": done("segment", eigs, "-o", folder / "k.zarr", "--clusters", 5, "--clusters", 2),
+        "segments by clusters": done(
+            "segment", eigs, "-o", folder / "k.zarr", "--clusters", 5, "--clusters", 2, *masks
+        ),
         "transitions": done("transitions", tsne, "-o", folder / "x.zarr", *SLOTS, *masks, "--permutations", 9),
     }
 
@@ -87,16 +84,29 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("kind", DIMENSIONS)
-def test_every_array_names_its_dimensions(stores: dict[str, Path], kind: str) -> None:
-    names = {name: array.metadata.dimension_names for name, array in arrays_of(stores[kind])}
-    for name, dimensions in names.items():
-        assert dimensions is not None, name
-        assert all(dimensions), name
-    assert DIMENSIONS[kind].items() <= names.items()
+@pytest.mark.parametrize("kind", KIND_OF)
+def test_every_array_is_as_its_kind_declares_it(stores: dict[str, Path], kind: str) -> None:
+    declared = KINDS[KIND_OF[kind]].arrays
+    for name, array in arrays_of(stores[kind]):
+        matching = [one for one in declared if re.fullmatch(re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(one.name)), name)]
+        assert matching, f"{name} is not declared"
+        one = min(matching, key=lambda one: len(one.fields))
+        assert array.metadata.dimension_names == one.axes, name
+        dtype = "str" if array.dtype.kind in "OT" else str(array.dtype)
+        assert dtype == one.dtype, name
 
 
-@pytest.mark.parametrize("kind", DIMENSIONS)
+def test_every_declared_array_is_in_some_store(stores: dict[str, Path]) -> None:
+    written: dict[str, set[str]] = {}
+    for kind, path in stores.items():
+        written.setdefault(KIND_OF[kind], set()).update(name for name, _ in arrays_of(path))
+    for kind, names in written.items():
+        for array in KINDS[kind].arrays:
+            pattern = re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(array.name))
+            assert any(re.fullmatch(pattern, name) for name in names), f"{kind}: {array.name}"
+
+
+@pytest.mark.parametrize("kind", KIND_OF)
 def test_xarray_opens_the_whole_store_and_each_group_of_it(stores: dict[str, Path], kind: str) -> None:
     path = stores[kind]
     with xarray.open_datatree(path, engine="zarr") as tree:

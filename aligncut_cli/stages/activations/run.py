@@ -8,9 +8,10 @@ from aligncut_cli.console import Console
 from aligncut_cli.errors import UsageError
 from aligncut_cli.params import ActivationsParams, RunOptions, as_record
 from aligncut_cli.stages.inputs import open_mask_input
+from aligncut_cli.store.phases import Stage, run_stage
 from aligncut_cli.store.provenance import Identity
 from aligncut_cli.store.read import open_store
-from aligncut_cli.store.run import Outcome, begin
+from aligncut_cli.store.run import Outcome, Work
 
 VERSION = 1
 
@@ -24,8 +25,12 @@ def run(
     *,
     masks: Path | None = None,
     classes: Path | None = None,
+    photos: Path | str | None = None,
 ) -> Outcome:
-    """Write a folder of tables and pictures; returns its path and figures."""
+    """Write a folder of tables and pictures; returns its path and figures.
+
+    photos : where to look first for photos that have moved
+    """
     if masks is None and not params.token:
         raise UsageError("nothing says what to compare", do="Give --masks DIR, or --token IMAGE:ROW,COL --slot clip:5.")
     if bool(params.token) != (params.slot is not None):
@@ -39,12 +44,13 @@ def run(
         kind="folder",
         params=as_record(params),
         inputs=[*(store.as_input for store in stores), *truth.records],
-        extra={"masks_format": truth.format},
+        extra={"masks_format": truth.format} | ({} if photos is None else {"photos": str(photos)}),
         loose=["masks_format", "seed"],
     )
-    with begin(identity, options, inputs=[store.path for store in stores]) as work:
-        if work.complete:
-            return work.outcome()
-        from aligncut_cli.stages.activations.phases import ActivationsPhases
 
-        return ActivationsPhases(work, source, aligned, truth.masks, params, options, console).run()
+    def build(work: Work) -> Stage:
+        from aligncut_cli.stages.activations.phases import ActivationsStage
+
+        return ActivationsStage(work, source, aligned, truth.masks, params, options, console, photos=photos)
+
+    return run_stage(identity, options, console, inputs=[store.path for store in stores], build=build)

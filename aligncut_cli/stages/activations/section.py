@@ -7,29 +7,40 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from aligncut_cli.maths.activations import ROWS
+from aligncut_cli.stages.activations.columns import (
+    BACKGROUND,
+    DIFFERENCE,
+    FOREGROUND,
+    LAYER,
+    MODEL,
+    PLOTS,
+    ROI,
+    TABLE,
+    error_of,
+)
 from aligncut_cli.stages.blocks import Files, PageBlock, Section, describe_folder, parse_cell
 from aligncut_cli.store.read import Store
 
 
 def describe_activations(store: Store, files: Files) -> list[PageBlock]:
     """Object minus background per slot and ROI as a heat map, both against layer as curves; then what else is there."""
-    path = store.path / "activations.csv"
+    path = store.path / TABLE
     if not path.exists():
         return describe_folder(store, files)
     with path.open(newline="", encoding="utf-8") as stream:
         table = list(csv.DictReader(stream))
-    needed = {"model", "layer", "roi", "foreground", "background", "difference"}
-    if not table or not needed <= set(table[0]):
+    if not table or not {MODEL, LAYER, ROI, *ROWS} <= set(table[0]):
         return describe_folder(store, files)
-    models, rois = (list(dict.fromkeys(row[name] for row in table)) for name in ("model", "roi"))
-    found = {(row["model"], row["layer"], row["roi"]): row for row in table}
-    slots = list(dict.fromkeys((row["model"], row["layer"]) for row in table))
+    models, rois = (list(dict.fromkeys(row[name] for row in table)) for name in (MODEL, ROI))
+    found = {(row[MODEL], row[LAYER], row[ROI]): row for row in table}
+    slots = list(dict.fromkeys((row[MODEL], row[LAYER]) for row in table))
 
     def values(name: str, places: Sequence[tuple[str, str, str]]) -> list[float | None]:
         cells = [parse_cell(found[place][name]) if place in found else None for place in places]
         return [float(x) if isinstance(x, int | float) else None for x in cells]
 
-    difference = [values("difference", [(*slot, roi) for roi in rois]) for slot in slots]
+    difference = [values(DIFFERENCE, [(*slot, roi) for roi in rois]) for slot in slots]
     reach = max((abs(x) for row in difference for x in row if x is not None), default=0.0) or 1.0
     blocks: list[PageBlock] = [
         {
@@ -50,9 +61,9 @@ def describe_activations(store: Store, files: Files) -> list[PageBlock]:
         for roi in rois:
             places = [(model, layer, roi) for layer in layers]
             series = [
-                {"name": title, "style": "line", "y": values(name, places), "spread": values(f"{name} error", places)}
-                for name, title in (("foreground", "object"), ("background", "background"))
-                if f"{name} error" in table[0]
+                {"name": title, "style": "line", "y": values(name, places), "spread": values(error_of(name), places)}
+                for name, title in ((FOREGROUND, "object"), (BACKGROUND, "background"))
+                if error_of(name) in table[0]
             ]
             panels.append({"title": roi, "x": layers, "series": series})
         known = [x for panel in panels for line in panel["series"] for x in line["y"] if x is not None]
@@ -69,8 +80,7 @@ def describe_activations(store: Store, files: Files) -> list[PageBlock]:
                 "folded": model != models[0],
             }
         )
-    drawn = {"activations.png", "difference.png"}
-    return blocks + describe_folder(store, files, leave_out=drawn)
+    return blocks + describe_folder(store, files, leave_out=PLOTS)
 
 
 def _round_up(value: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,76 +12,86 @@ from numpy.typing import NDArray
 from aligncut_cli.console import Console
 from aligncut_cli.maths.device import resolve_device
 from aligncut_cli.params import RunOptions
-from aligncut_cli.stages.sample import stream_blocks
 from aligncut_cli.stages.space import FeatureSpace
-from aligncut_cli.store.nodes import Block
+from aligncut_cli.store.kinds.base import put_images
+from aligncut_cli.store.kinds.features import POOLED, TOKENS, create_features
+from aligncut_cli.store.nodes import Block, ModelAxes, Slot
+from aligncut_cli.store.phases import Phase, node_phase, single_step
 from aligncut_cli.store.read import Store, collect_controls
 from aligncut_cli.store.run import Outcome, Plan, Work
-from aligncut_cli.store.write import Writer, create_array, create_group, create_node_arrays, put, put_images
+from aligncut_cli.store.write import Writer, create_group
 
 PROCESS_BYTES = 600_000_000
 
 
-class ApplyPhases:
+class ApplyStage:
     """One run of the stage: blocks of the features' own chunks."""
 
     def __init__(self, work: Work, source: Store, fitted: Store, options: RunOptions, console: Console) -> None:
-        self.work, self.source, self.fitted, self.console = work, source, fitted, console
+        self.work = work
+        self.controls = collect_controls(source, fitted)
         self.space = FeatureSpace.of(source, fitted, resolve_device(options.device))
-        self.axes = source.axes
-
-    def run(self) -> Outcome:
-        """Plan, map every block that is not done, and finish."""
         self.space.require()
-        width = self.space.width(comparable=True)
-        per_block = self.space.images_per_read()
-        blocks = self.axes.blocks(self.axes.slots, per_block)
-        rows = max(per_block[model.name] * model.n_tokens for model in self.axes.models)
-        plan = Plan(
-            phases={"create": 1, "map": len(blocks)},
-            memory=PROCESS_BYTES + rows * width * 24,
-            disk=self.axes.n_nodes * width * 2,
+        self.features, self.axes = self.space.features, self.space.axes
+        self.width = self.space.width(comparable=True)
+        self.images_per_block = self.features.images_per_chunk
+        self.writer = Writer(work.staging)
+
+    def plan(self) -> Plan:
+        """Return the bytes of a block in float32 and of the store."""
+        rows = max(self.images_per_block[model.name] * model.n_tokens for model in self.axes.models)
+        return Plan(
+            memory=PROCESS_BYTES + rows * self.width * 24,
+            disk=self.axes.n_nodes * self.width * 2,
             notes={"nodes": self.axes.n_nodes},
         )
-        if not self.work.accept(plan):
-            return self.work.outcome()
-        if not self.work.done("create"):
-            self._create(width, per_block)
-            self.work.mark("create")
-        writer = Writer(self.work.staging)
 
-        def compute(index: int, block: Block, values: NDArray[Any]) -> None:
-            mapped = self.space.map_rows(values, block.slot).to(torch.float16).cpu().numpy()
-            shape = (-1, self.axes[block.slot.model].n_tokens, width)
-            writer.write(f"{block.slot.model}/tokens", block.select(), mapped.reshape(shape))
+    def phases(self) -> Sequence[Phase[Any]]:
+        """Return the phases in order."""
+        blocks = self.axes.blocks(self.axes.slots, self.images_per_block)
+        mapping = node_phase("map", self.axes, blocks, load=self.space.load, compute=self._map)
+        return [single_step("create", self._create), mapping]
 
-        stream_blocks(
-            self.work, "map", blocks, load=self.space.load, compute=compute, axes=self.axes, console=self.console
-        )
-        return self.work.finish(
-            models=self.axes.names,
-            summary={"nodes": self.axes.n_nodes, "universal_dim": width},
-            controls=collect_controls(self.source, self.fitted),
-        )
+    # phases
 
-    def _create(self, width: int, per_block: dict[str, int]) -> None:
+    def _create(self) -> None:
         """Create the arrays; the means are mapped at once, as they are small."""
         root = create_group(self.work.staging)
-        put_images(root, self.source.images(), self.source.group["images"].attrs.asdict())
-        create_node_arrays(
-            root, self.axes, "tokens", dtype="float16", last=("channel", width), images_per_block=per_block
-        )
+        put_images(root, self.features.images(), self.features.image_attributes)
         for model in self.axes.models:
-            name = f"{model.name}/pooled"
-            if self.source.has(name):
-                pooled = self.source.read(name)
-                chunks = (len(model.layers), self.source.array(name).chunks[1], width)
-                mapped = np.empty((*pooled.shape[:2], width), dtype=np.float32)
-                for slot in (slot for slot in self.axes.slots if slot.model == model.name):
-                    rows = torch.from_numpy(pooled[slot.position]).to(self.space.device)
-                    mapped[slot.position] = (rows @ self.space.weight(slot)).cpu().numpy()
-                create_array(
-                    root, name, shape=mapped.shape, dtype="float32", dims=["layer", "image", "channel"], chunks=chunks
-                )[...] = mapped
-            if self.source.has(f"{model.name}/token"):
-                put(root, f"{model.name}/token", self.source.read(f"{model.name}/token"), ["image", "token"])
+            pooled = self.features.has_pooled(model.name)
+            create_features(
+                root,
+                model,
+                (TOKENS, POOLED) if pooled else (TOKENS,),
+                channels=self.width,
+                images_per_block=self.images_per_block[model.name],
+                kept_tokens=self.features.kept_tokens(model.name),
+            )
+            if pooled:
+                self.writer.write(POOLED.at(model.name), ..., self._map_means(model))
+
+    def _map_means(self, model: ModelAxes) -> NDArray[np.float32]:
+        """Return the means of a model in the universal space, (layer, image, universal)."""
+        means = self.features.read_pooled(model.name)
+        mapped = np.empty((*means.shape[:2], self.width), dtype=np.float32)
+        for position, layer in enumerate(model.layers):
+            rows = torch.from_numpy(means[position]).to(self.space.device)
+            mapped[position] = (rows @ self.space.weight(Slot(model.name, layer, position))).cpu().numpy()
+        return mapped
+
+    def _map(self, index: int, block: Block, rows: NDArray[np.float16]) -> None:
+        """Map every token of a block (Eq. 1)."""
+        mapped = self.space.map_rows(rows, block.slot).to(torch.float16).cpu().numpy()
+        shape = (-1, self.axes[block.slot.model].n_tokens, self.width)
+        self.writer.write(TOKENS.at(block.slot.model), block.select(), mapped.reshape(shape))
+
+    # ending
+
+    def finish(self) -> Outcome:
+        """Give the store its name."""
+        return self.work.finish(
+            models=self.axes.names,
+            summary={"nodes": self.axes.n_nodes, "universal_dim": self.width},
+            controls=self.controls,
+        )

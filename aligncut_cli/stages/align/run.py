@@ -8,9 +8,10 @@ from aligncut_cli.console import Console
 from aligncut_cli.errors import UsageError
 from aligncut_cli.params import AlignParams, ApplyParams, RunOptions, as_record
 from aligncut_cli.stages.inputs import ResponsePaths
+from aligncut_cli.store.phases import Stage, run_stage
 from aligncut_cli.store.provenance import Identity
 from aligncut_cli.store.read import open_store
-from aligncut_cli.store.run import Outcome, begin
+from aligncut_cli.store.run import Outcome, Work
 
 VERSION = 1
 
@@ -27,12 +28,13 @@ def run(features: Path, paths: ResponsePaths, params: AlignParams, options: RunO
         params=as_record(params),
         inputs=[source.as_input, paths.as_input()],
     )
-    with begin(identity, options, inputs=[source.path]) as work:
-        if not work.complete:
-            from aligncut_cli.stages.align.phases import AlignPhases
 
-            return AlignPhases(work, source, paths, params, options, console).run()
-        return work.outcome()
+    def build(work: Work) -> Stage:
+        from aligncut_cli.stages.align.phases import AlignStage
+
+        return AlignStage(work, source, paths, params, options, console)
+
+    return run_stage(identity, options, console, inputs=[source.path], build=build)
 
 
 def apply(features: Path, alignment: Path, params: ApplyParams, options: RunOptions, console: Console) -> Outcome:
@@ -46,9 +48,10 @@ def apply(features: Path, alignment: Path, params: ApplyParams, options: RunOpti
         inputs=[source.as_input, fitted.as_input],
         loose=["seed"],
     )
-    with begin(identity, options, inputs=[source.path, fitted.path]) as work:
-        if not work.complete:
-            from aligncut_cli.stages.align.apply import ApplyPhases
 
-            return ApplyPhases(work, source, fitted, options, console).run()
-        return work.outcome()
+    def build(work: Work) -> Stage:
+        from aligncut_cli.stages.align.apply import ApplyStage
+
+        return ApplyStage(work, source, fitted, options, console)
+
+    return run_stage(identity, options, console, inputs=[source.path, fitted.path], build=build)

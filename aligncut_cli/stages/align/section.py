@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aligncut_cli.maths.response_scores import average_over_rois
 from aligncut_cli.stages.blocks import Files, PageBlock, Section, table_block
+from aligncut_cli.store.kinds.alignment import CEILING, R2, RIDGE_R, RIDGE_R2, Alignment, R
 from aligncut_cli.store.read import Store
 from aligncut_cli.viz.page import finite
 
@@ -15,15 +16,16 @@ def is_synthetic(store: Store) -> bool:
 
 def describe_alignment(store: Store, files: Files) -> list[PageBlock]:
     """R^2 of every ROI on held-out images, beside the noise ceiling and the ridge."""
-    if not store.has("scores/r2"):
+    alignment = Alignment(store)
+    if not alignment.has_score(R2):
         return []
-    rois = {name: store.read(f"roi/{name}").astype(bool) for name in store.names("roi")}
-    ceiling = store.read("scores/ceiling") if store.has("scores/ceiling") else None
-    columns = {"R²": "r2", "ridge R²": "ridge_r2", "r": "r", "ridge r": "ridge_r"}
+    rois = alignment.read_rois()
+    ceiling = alignment.read_score(CEILING) if alignment.has_score(CEILING) else None
+    columns = {"R²": R2, "ridge R²": RIDGE_R2, "r": R, "ridge r": RIDGE_R}
     scores = {
-        title: average_over_rois(store.read(f"scores/{name}"), rois)
-        for title, name in columns.items()
-        if store.has(f"scores/{name}")
+        title: average_over_rois(alignment.read_score(score), rois)
+        for title, score in columns.items()
+        if alignment.has_score(score)
     }
     if ceiling is not None:
         scores["ceiling"] = average_over_rois(ceiling, rois)
@@ -31,7 +33,7 @@ def describe_alignment(store: Store, files: Files) -> list[PageBlock]:
     rois = {name: rois[name] for name in [*(n for n in order if n in rois), *(n for n in rois if n not in order)]}
     names = [name for name in (*rois, "all") if scores["R²"].get(name) is not None]
     size = {name: int(mask.sum()) for name, mask in rois.items()}
-    size["all"] = len(store.read("scores/r2"))
+    size["all"] = alignment.shape[1]
     header = ["ROI", "voxels", *scores]
     rows = [[name, size[name], *(values[name] for values in scores.values())] for name in names]
     marks = [

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,16 +17,22 @@ from aligncut_cli.params import CompareParams, RunOptions
 from aligncut_cli.stages.space import FeatureSpace
 from aligncut_cli.store.folder import write_csv
 from aligncut_cli.store.nodes import Block, image_slices
-from aligncut_cli.store.read import Store, collect_controls, read_ahead
-from aligncut_cli.store.run import Outcome, Plan, Work
+from aligncut_cli.store.phases import Phase, load_ahead, single_step
+from aligncut_cli.store.read import Store, collect_controls
+from aligncut_cli.store.run import Outcome, Plan, Work, write_json
 from aligncut_cli.viz.matrices import draw_similarity
 
 PROCESS_BYTES = 700_000_000
 BLOCK_BYTES = 400_000_000
 
 
-class ComparePhases:
-    """One run of the stage: a pass over the tokens, before and after alignment."""
+class CompareStage:
+    """One run of the stage: a pass over the tokens, before and after alignment.
+
+    spaces   : what the tokens are compared in, by name
+    controls : of all that is compared; `own_controls` of each space's table
+    step     : images compared at once
+    """
 
     def __init__(
         self,
@@ -33,76 +43,88 @@ class ComparePhases:
         options: RunOptions,
         console: Console,
     ) -> None:
-        self.work, self.source, self.fitted, self.console = work, source, fitted, console
+        self.work, self.console = work, console
         device = resolve_device(options.device)
-        self.spaces = {"before": FeatureSpace.of(source, None, device)}
+        self.source = FeatureSpace.of(source, None, device)
+        self.spaces, self.own_controls = {"before": self.source}, {"before": collect_controls(source)}
+        self.controls = collect_controls(source, fitted)
         if fitted is not None:
             self.spaces["after"] = FeatureSpace.of(source, fitted, device)
-        self.axes = source.axes
-        n_images = len(source.read("images/id"))
+            self.own_controls["after"] = self.controls
+        self.axes, self.slots = source.axes, source.axes.slots
+        n_images = len(self.source.features.ids)
         self.n_images = min(params.images or n_images, n_images)
-
-    def run(self) -> Outcome:
-        """Plan, pass over the tokens, and write tables and picture."""
         for space in self.spaces.values():
             space.require()
         self._require_same_tokens()
-        slots = self.axes.slots
         width = max(space.width(comparable=False) for space in self.spaces.values())
-        row_bytes = len(slots) * self.axes.models[0].n_tokens * width * 4
-        per_read = max(self.spaces["before"].images_per_read().values())
-        step = max(1, min(per_read, BLOCK_BYTES // row_bytes))
-        plan = Plan(
-            phases={"compare": 1},
-            memory=PROCESS_BYTES + 4 * step * row_bytes,
-            disk=1_000_000,
-            notes={"slots": len(slots), "images": self.n_images},
-        )
-        if not self.work.accept(plan):
-            return self.work.outcome()
-        sums = {name: SlotSimilarity(len(slots)) for name in self.spaces}
-        spans = list(image_slices(self.n_images, step))
-        with self.console.progress("compare", self.n_images, unit="images") as progress:
-            for images, values in zip(spans, read_ahead((lambda i=i: self._load(i)) for i in spans), strict=True):
-                for name, space in self.spaces.items():
-                    rows = [space.map_rows(v, slot) for slot, v in zip(slots, values, strict=True)]
-                    sums[name].add([r[:, : space.own_width(s.model)] for s, r in zip(slots, rows, strict=True)])
-                progress.advance(images.stop - images.start)
-        matrices = {name: total.result() for name, total in sums.items()}
-        controls = collect_controls(self.source, self.fitted)
-        self.work.staging.mkdir(exist_ok=True)
-        labels = [str(slot) for slot in slots]
-        for name, matrix in matrices.items():
-            table = [[label, *map(_round, row)] for label, row in zip(labels, matrix, strict=True)]
-            own = collect_controls(self.source, self.fitted if name == "after" else None)
-            write_csv(self.work.staging / f"similarity-{name}.csv", ["slot", *labels], table, controls=own)
-        draw_similarity(self.work.staging / "similarity.png", matrices, labels, controls=controls)
-        models = [slot.model for slot in slots]
-        means = {name: mean_between_models(matrix, models) for name, matrix in matrices.items()}
-        self.work.mark("compare")
-        for name, mean in means.items():
-            text = "not defined" if mean is None else f"{mean:.3f}"
-            self.console.note(f"mean cosine of the same token between models, {name} alignment: {text}")
-        return self.work.finish(
-            models=self.axes.names, summary={"between_models": means, "images": self.n_images}, controls=controls
-        )
+        self.row_bytes = len(self.slots) * self.axes.models[0].n_tokens * width * 4
+        per_read = max(self.source.images_per_read().values())
+        self.step = max(1, min(per_read, BLOCK_BYTES // self.row_bytes))
 
     def _require_same_tokens(self) -> None:
         """Refuse models whose token k is not the same place in the image."""
-        first = self.axes.models[0]
+        first, features = self.axes.models[0], self.source.features
+        expected = features.kept_tokens(first.name)
         for model in self.axes.models[1:]:
             same = (model.grid, model.class_token, model.n_tokens) == (first.grid, first.class_token, first.n_tokens)
-            token = f"{model.name}/token"
-            if same and self.source.has(token):
-                same = bool(np.array_equal(self.source.read(token), self.source.read(f"{first.name}/token")))
+            kept = features.kept_tokens(model.name)
+            if same and kept is not None and expected is not None:
+                same = bool(np.array_equal(kept, expected))
             if not same:
                 raise BadInput(
                     f"{first.name} and {model.name} have different tokens, so no token can be compared with itself",
                     do="Extract both with the same grid, such as --model NAME=TIMM_NAME@PIXELS.",
                 )
 
+    def plan(self) -> Plan:
+        """Return the bytes of the blocks that are read ahead and mapped."""
+        return Plan(
+            memory=PROCESS_BYTES + 4 * self.step * self.row_bytes,
+            disk=1_000_000,
+            notes={"slots": len(self.slots), "images": self.n_images},
+        )
+
+    def phases(self) -> Sequence[Phase[Any]]:
+        """Return one phase: a single pass."""
+        return [single_step("compare", self._compare)]
+
+    def _compare(self) -> None:
+        """Pass over the tokens, write tables and picture, and keep the means for the record."""
+        sums = {name: SlotSimilarity(len(self.slots)) for name in self.spaces}
+        with self.console.progress("compare", self.n_images, unit="images") as progress:
+            for images, values in load_ahead(list(image_slices(self.n_images, self.step)), self._load):
+                for name, space in self.spaces.items():
+                    rows = [space.map_rows(v, slot) for slot, v in zip(self.slots, values, strict=True)]
+                    own = [r[:, : space.own_width(s.model)] for s, r in zip(self.slots, rows, strict=True)]
+                    sums[name].add(own)
+                progress.advance(images.stop - images.start)
+        matrices = {name: total.result() for name, total in sums.items()}
+        self._write(matrices)
+        models = [slot.model for slot in self.slots]
+        means = {name: mean_between_models(matrix, models) for name, matrix in matrices.items()}
+        write_json(self.work.wip / "between_models.json", means)
+
     def _load(self, images: slice) -> list[NDArray[np.float16]]:
-        return [self.spaces["before"].load(Block(slot, images)) for slot in self.axes.slots]
+        return [self.source.load(Block(slot, images)) for slot in self.slots]
+
+    def _write(self, matrices: dict[str, NDArray[np.float64]]) -> None:
+        """Write a table of each (slot, slot) matrix, and a picture of all."""
+        folder, labels = self.work.staging, [str(slot) for slot in self.slots]
+        for name, matrix in matrices.items():
+            table = [[label, *map(_round, row)] for label, row in zip(labels, matrix, strict=True)]
+            header = ["slot", *labels]
+            write_csv(folder / f"similarity-{name}.csv", header, table, controls=self.own_controls[name])
+        draw_similarity(folder / "similarity.png", matrices, labels, controls=self.controls)
+
+    def finish(self) -> Outcome:
+        """Give the folder its name, and say how alike the models are."""
+        means = json.loads((self.work.wip / "between_models.json").read_text(encoding="utf-8"))
+        for name, mean in means.items():
+            text = "not defined" if mean is None else f"{mean:.3f}"
+            self.console.note(f"mean cosine of the same token between models, {name} alignment: {text}")
+        summary = {"between_models": means, "images": self.n_images}
+        return self.work.finish(models=self.axes.names, summary=summary, controls=self.controls)
 
 
 def _round(cosine: float) -> str | None:

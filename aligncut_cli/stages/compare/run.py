@@ -6,9 +6,10 @@ from pathlib import Path
 
 from aligncut_cli.console import Console
 from aligncut_cli.params import CompareParams, RunOptions, as_record
+from aligncut_cli.store.phases import Stage, run_stage
 from aligncut_cli.store.provenance import Identity
 from aligncut_cli.store.read import open_store
-from aligncut_cli.store.run import Outcome, begin
+from aligncut_cli.store.run import Outcome, Work
 
 VERSION = 1
 
@@ -33,9 +34,10 @@ def run(
         inputs=[store.as_input for store in stores],
         loose=["seed"],
     )
-    with begin(identity, options, inputs=[store.path for store in stores]) as work:
-        if work.complete:
-            return work.outcome()
-        from aligncut_cli.stages.compare.phases import ComparePhases
 
-        return ComparePhases(work, source, fitted, params, options, console).run()
+    def build(work: Work) -> Stage:
+        from aligncut_cli.stages.compare.phases import CompareStage
+
+        return CompareStage(work, source, fitted, params, options, console)
+
+    return run_stage(identity, options, console, inputs=[store.path for store in stores], build=build)

@@ -39,7 +39,7 @@ from aligncut_cli.store.kinds.eigs import (
     Eigs,
 )
 from aligncut_cli.store.nodes import Block, Slot, images_per_chunk
-from aligncut_cli.store.phases import Phase, load_ahead, single_step
+from aligncut_cli.store.phases import Phase, load_ahead, node_phase, single_step
 from aligncut_cli.store.read import Store, collect_controls
 from aligncut_cli.store.run import Outcome, Plan, Work, memory_limit, write_json
 from aligncut_cli.store.write import Writer, create_group
@@ -126,27 +126,17 @@ class EigsStage:
     def phases(self) -> Sequence[Phase[Any]]:
         """Return the phases in order."""
         groups, blocks = range(len(self.layout.groups)), self.layout.blocks
-
-        def over_nodes(name: str, load: Any, compute: Any) -> Phase[Block]:
-            return Phase(
-                name,
-                blocks,
-                compute,
-                load,
-                unit="nodes",
-                size=self.axes.n_block_nodes,
-                detail=lambda block: str(block.slot),
-                parallel=True,
-            )
-
         phases: list[Phase[Any]] = [
             single_step("create", self._create),
             single_step("sample", self._sample),
             Phase("solve", groups, self._solve, parallel=True),
-            over_nodes("carry", self.space.load, self._carry),
+            node_phase("carry", self.axes, blocks, load=self.space.load, compute=self._carry),
         ]
         if self.params.orthogonalize:
-            phases.append(over_nodes("orthogonalize", self._load_carried, self._orthogonalize))
+            rotate = node_phase(
+                "orthogonalize", self.axes, blocks, load=self._load_carried, compute=self._orthogonalize
+            )
+            phases.append(rotate)
         if self.params.check:
             phases.append(Phase("check", groups, self._check, parallel=True))
         return phases

@@ -10,15 +10,17 @@ from aligncut_cli.digests import digest_of
 from aligncut_cli.images.files import find_images, hash_images
 from aligncut_cli.models.registry import parse_models, weights_identity
 from aligncut_cli.params import ExtractParams, RunOptions, as_record
+from aligncut_cli.store.kinds.every import reserved_names
+from aligncut_cli.store.phases import Stage, run_stage
 from aligncut_cli.store.provenance import Identity, InputRecord
-from aligncut_cli.store.run import Outcome, begin
+from aligncut_cli.store.run import Outcome, Work
 
 VERSION = 1
 
 
 def run(inputs: Sequence[Path], params: ExtractParams, options: RunOptions, console: Console) -> Outcome:
     """Write a features store for these images; returns its path and figures."""
-    specs = parse_models(params.model, params.weights)
+    specs = parse_models(params.model, params.weights, reserved=reserved_names())
     files = find_images(inputs)
     content = [[file.id, digest] for file, digest in zip(files, hash_images(files), strict=True)]
     identity = Identity(
@@ -30,9 +32,11 @@ def run(inputs: Sequence[Path], params: ExtractParams, options: RunOptions, cons
         extra={"weights": {spec.name: weights_identity(spec, seed=params.seed) for spec in specs}},
         loose=["weights"],
     )
-    with begin(identity, options, inputs=[path for path in inputs if path.is_dir()]) as work:
-        if work.complete:
-            return work.outcome()
-        from aligncut_cli.stages.extract.phases import ExtractPhases
 
-        return ExtractPhases(work, files, specs, params, options, console).run()
+    def build(work: Work) -> Stage:
+        from aligncut_cli.stages.extract.phases import ExtractStage
+
+        return ExtractStage(work, files, specs, params, options, console)
+
+    folders = [path for path in inputs if path.is_dir()]
+    return run_stage(identity, options, console, inputs=folders, build=build)

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from aligncut_cli.console import Console
 from aligncut_cli.params import RenderParams, RunOptions, as_record
+from aligncut_cli.store.phases import Stage, run_stage
 from aligncut_cli.store.provenance import Identity
 from aligncut_cli.store.read import open_store
-from aligncut_cli.store.run import Outcome, begin
+from aligncut_cli.store.run import Outcome, Work
 
 VERSION = 1
 
@@ -24,9 +25,10 @@ def run(tsne: Path, params: RenderParams, options: RunOptions, console: Console)
         inputs=[source.as_input],
         loose=["seed"],
     )
-    with begin(identity, options, inputs=[source.path]) as work:
-        if work.complete:
-            return work.outcome()
-        from aligncut_cli.stages.render.phases import RenderPhases
 
-        return RenderPhases(work, source, params, console).run()
+    def build(work: Work) -> Stage:
+        from aligncut_cli.stages.render.phases import RenderStage
+
+        return RenderStage(work, source, params, console)
+
+    return run_stage(identity, options, console, inputs=[source.path], build=build)

@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from aligncut_cli.stages.activations import section as activations
 from aligncut_cli.stages.align import section as align
-from aligncut_cli.stages.blocks import Files, Section, describe_folder, name_of
+from aligncut_cli.stages.blocks import Files, PageBlock, Section, describe_folder, name_of
+from aligncut_cli.stages.render import section as render
 from aligncut_cli.stages.segment import section as segment
 from aligncut_cli.stages.transitions import section as transitions
 from aligncut_cli.store.read import Store, collect_controls
 
 OWN_SECTIONS = ("compare", "activations", "concepts")
+CONCEPT_CAPTIONS = {
+    "magnitude": (
+        "Strength and spread of activations",
+        "Each point is one voxel: how strongly a concept excites it, and how much that varies. A negative rho means "
+        "that what is strong varies little, as the paper found.",
+    ),
+    "patches": ("Patches nearest to each concept", "What the patches in one concept look like."),
+    "rois": ("Brain areas that each concept excites", "Mean activation by concept and area."),
+}
+
+
+def _describe_other(store: Store, files: Files) -> list[PageBlock]:
+    """Show all that another command wrote, as that command's own section says where it has one."""
+    describe = render.describe_render if store.record.get("stage") == "render" else describe_folder
+    return describe(store, files)
+
+
 SECTIONS = (
     segment.SECTION,
     align.SECTION,
@@ -21,7 +40,7 @@ SECTIONS = (
         "slots",
         "Similarity of layers",
         "The same patch in every pair of layers: do two layers describe it with the same channels?",
-        describe_folder,
+        partial(describe_folder, squares_instead=True),
         lambda store: store.record.get("stage") == "compare",
     ),
     activations.SECTION,
@@ -29,7 +48,7 @@ SECTIONS = (
         "concepts",
         "Concepts",
         "Places in the map where many patches gather, and what they have in common.",
-        describe_folder,
+        partial(describe_folder, captions=CONCEPT_CAPTIONS),
         lambda store: store.record.get("stage") == "concepts",
     ),
     transitions.SECTION,
@@ -37,7 +56,7 @@ SECTIONS = (
         "more",
         "More pictures and tables",
         "What other commands wrote.",
-        describe_folder,
+        _describe_other,
         lambda store: store.kind == "folder" and store.record.get("stage") not in OWN_SECTIONS,
     ),
 )

@@ -3,16 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
-from aligncut_cli.store.nodes import ModelAxes, NodeAxes
+import numpy as np
+from numpy.typing import NDArray
+
+from aligncut_cli.store.kinds.base import Array
+from aligncut_cli.store.kinds.eigs import Eigs
+from aligncut_cli.store.kinds.segments import Segments
+from aligncut_cli.store.kinds.tsne import Tsne
+from aligncut_cli.store.nodes import NodeAxes
 from aligncut_cli.store.read import Store, collect_controls
 
+Float = NDArray[np.floating]
 
-@dataclass
+
+@dataclass(frozen=True)
+class Labelling:
+    """One set of labels of a segments store.
+
+    array   : where the labels of each model are
+    name    : what the page calls it
+    classes : what the labels stand for; none where they are clusters
+    """
+
+    segments: Segments
+    array: Array
+    name: str
+    classes: list[str]
+
+
+@dataclass(frozen=True)
 class View:
     """What the page shows as one space.
 
+    source   : the store whose nodes these are; all stores of a view have the same
     eigs     : for similarities; None where only a tsne store was given
     colours  : 3-D tsne store
     plane    : 2-D tsne store, or the 3-D one, whose first two axes are drawn
@@ -20,47 +46,71 @@ class View:
     """
 
     name: str
-    source: Store
-    eigs: Store | None = None
-    colours: Store | None = None
-    plane: Store | None = None
-    segments: list[Store] = field(default_factory=list)
+    source: Eigs | Tsne
+    eigs: Eigs | None
+    colours: Tsne | None
+    plane: Tsne | None
+    segments: tuple[Segments, ...]
+
+    @classmethod
+    def of(cls, stores: Sequence[Store]) -> View:
+        """Make a view of stores with the same nodes; the first is an eigs or tsne store, which gives it its name."""
+        eigs = next((Eigs(store) for store in stores if store.kind == "eigs"), None)
+        maps = [Tsne(store) for store in stores if store.kind == "tsne"]
+        flat = [item for item in maps if item.n_dims == 2]
+        deep = [item for item in maps if item.n_dims == 3]
+        return cls(
+            name=short_name(stores[0]),
+            source=eigs or maps[0],
+            eigs=eigs,
+            colours=next(iter(deep), None),
+            plane=next(iter([*flat, *deep]), None),
+            segments=tuple(Segments(store) for store in stores if store.kind == "segments"),
+        )
 
     @property
     def axes(self) -> NodeAxes:
-        """Return the nodes, the same in all stores of a view."""
+        """Return the nodes."""
         return self.source.axes
-
-    @property
-    def stores(self) -> list[Store]:
-        """Return every store of the view, each once."""
-        found = [self.eigs, self.colours, self.plane, *self.segments]
-        return [store for i, store in enumerate(found) if store is not None and store not in found[:i]]
 
     @property
     def controls(self) -> list[str]:
         """Return what makes this space a control."""
-        return collect_controls(*self.stores)
+        shown = (self.eigs, self.colours, self.plane, *self.segments)
+        return collect_controls(*(item.store for item in shown if item is not None))
 
     @property
-    def group(self) -> str:
-        """Return `all`, `model` or `layer`: which nodes share one space."""
-        if self.eigs is not None:
-            return str(self.eigs.record["params"].get("group", "all"))
-        groups = [str(name) for name in self.source.record.get("groups", ["all"])]
-        if groups == ["all"]:
-            return "all"
-        return "model" if set(groups) <= set(self.axes.names) else "layer"
+    def n_eig(self) -> int:
+        """Return the number of eigenvectors, 0 where they were not given."""
+        return 0 if self.eigs is None else self.eigs.n_eig
 
-    def label_arrays(self) -> list[tuple[Store, str]]:
-        """Return (store, array name) of every set of labels."""
-        first = self.axes.names[0]
-        return [(s, name) for s in self.segments for name in s.names(first) if name.startswith("labels")]
+    @property
+    def images_per_block(self) -> int:
+        """Return how many images the page loads at once: a chunk of the model with the largest."""
+        return max(self.source.images_per_chunk.values())
 
-    def chunk_images(self, model: ModelAxes) -> int:
-        """Return how many images one chunk of this model holds."""
-        array = "eigvecs" if self.eigs is not None else "coords"
-        return int(self.source.array(f"{model.name}/{array}").chunks[1])
+    @cached_property
+    def labellings(self) -> list[Labelling]:
+        """Return every set of labels: stores in order, levels of one by name."""
+        return [
+            Labelling(
+                item,
+                item.labels[name],
+                f"{short_name(item.store)} {name}".removesuffix(" labels"),
+                [] if item.clusters else [str(label) for label in item.store.record.get("classes", [])],
+            )
+            for item in self.segments
+            for name in sorted(item.labels)
+        ]
+
+    @cached_property
+    def corners(self) -> tuple[Float, Float]:
+        """Return the lowest and highest place of the map, (2,) each: a square around the fitted nodes."""
+        if self.plane is None:
+            return np.zeros(2), np.ones(2)
+        coords = self.plane.read_sample_coords()[..., :2].reshape(-1, 2)
+        centre, half = (coords.max(0) + coords.min(0)) / 2, float((coords.max(0) - coords.min(0)).max()) / 2
+        return centre - half, centre + half
 
 
 def choose_views(stores: Sequence[Store]) -> tuple[list[View], list[str]]:
@@ -68,39 +118,31 @@ def choose_views(stores: Sequence[Store]) -> tuple[list[View], list[str]]:
 
     returns : the views, in the order of the stores, and why stores were left out of them
     """
-    views: dict[str, View] = {}
+    spaces: dict[str, list[Store]] = {}
     notes: list[str] = []
     for store in stores:
         if store.kind == "eigs" and _drawable(store, notes):
-            views[store.record["digest"]] = View(_name(store), store, eigs=store)
+            spaces[store.record["digest"]] = [store]
     for store in stores:
         if store.kind not in ("tsne", "segments"):
             continue
         parents = [str(item["digest"]) for item in store.record["inputs"] if item["kind"] == "eigs"]
-        view = next((views[digest] for digest in parents[:1] if digest in views), None)
-        if store.kind == "segments":
-            if view is not None:
-                view.segments.append(store)
-            continue
-        if view is None and _drawable(store, notes):
-            view = views.setdefault(parents[0] if parents else store.record["digest"], View(_name(store), store))
-        if view is None:
-            continue
-        flat = store.record["params"]["dims"] == 2
-        if not flat and view.colours is None:
-            view.colours = store
-        if view.plane is None or (flat and view.plane.record["params"]["dims"] == 3):
-            view.plane = store
-    return list(views.values()), notes
+        space = (parents or [store.record["digest"]])[0]
+        if space in spaces:
+            spaces[space].append(store)
+        elif store.kind == "tsne" and _drawable(store, notes):
+            spaces[space] = [store]
+    return [View.of(members) for members in spaces.values()], notes
+
+
+def short_name(store: Store) -> str:
+    """Return what a store is called beside a view: its path's last part, as it was given."""
+    return store.path.name.removesuffix(".zarr") or str(store.path)
 
 
 def _drawable(store: Store, notes: list[str]) -> bool:
     """Return whether a store has every patch of its images; says so where it has not."""
     partial = [model.name for model in store.axes.models if not model.whole_grid]
     if partial:
-        notes.append(f"{_name(store)} holds sampled tokens only, so its photos cannot be drawn.")
+        notes.append(f"{short_name(store)} holds sampled tokens only, so its photos cannot be drawn.")
     return not partial
-
-
-def _name(store: Store) -> str:
-    return store.path.name.removesuffix(".zarr") or str(store.path)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,12 +13,15 @@ from aligncut_cli.console import Console
 from aligncut_cli.masks import MaskSet
 from aligncut_cli.maths.grid import resize_mask, spread_tokens
 from aligncut_cli.stages.photos import Photos
-from aligncut_cli.stages.segment.tables import list_classes, list_runs, read_scores, tabulate
+from aligncut_cli.stages.segment.tables import Scores, list_classes, list_runs, read_scores, tabulate
 from aligncut_cli.store.folder import file_for_image, write_csv
+from aligncut_cli.store.kinds.segments import Segments
+from aligncut_cli.store.nodes import ModelAxes
+from aligncut_cli.store.phases import Phase, single_step
 from aligncut_cli.store.read import Store, collect_controls
 from aligncut_cli.store.run import Outcome, Plan, Work
 from aligncut_cli.viz.figures import save_figure
-from aligncut_cli.viz.montage import stack_pictures
+from aligncut_cli.viz.montage import Pixels, stack_pictures
 from aligncut_cli.viz.score_plots import ScoreLine, plot_scores
 from aligncut_cli.viz.sheet import Row, blend_labels, draw_sheet, indexed_picture
 
@@ -27,101 +34,114 @@ MOST_INDEXED = 255
 class SegmentFigures:
     """Scores as CSV and plot; for some images every slot's labels as a picture and over the photo."""
 
-    def __init__(self, work: Work, source: Store, masks: MaskSet | None, n_pictures: int, console: Console) -> None:
-        self.work, self.source, self.masks, self.console = work, source, masks, console
-        self.axes = source.axes
-        self.photos = Photos(source.images())
-        self.n_pictures = min(n_pictures, len(self.photos.images["id"]))
+    def __init__(
+        self,
+        work: Work,
+        source: Store,
+        masks: MaskSet | None,
+        n_pictures: int,
+        console: Console,
+        *,
+        photos: Path | str | None,
+    ) -> None:
+        self.work, self.masks, self.console = work, masks, console
+        self.segments = Segments(source)
+        self.photos = Photos(self.segments.images(), photos)
+        self.n_pictures = min(n_pictures, len(self.photos))
         self.controls = collect_controls(source)
-        self.first_colour = int(bool(source.record["params"]["clusters"]))  # no cluster is the background
+        self.folder, self.overlays = work.staging, work.staging / "overlays"
+        self.first_colour = int(bool(self.segments.clusters))  # no cluster is the background
 
-    def run(self) -> Outcome:
-        """Write what is not there yet."""
-        plan = Plan(
-            phases={"scores": 1, "pictures": self.n_pictures, "overview": 1},
-            memory=PROCESS_BYTES + 40 * max(h * w for h, w in map(self.photos.size, range(max(1, self.n_pictures)))),
-            disk=self.n_pictures * len(self.axes.slots) * 40_000,
+    def plan(self) -> Plan:
+        """Return what the largest photo takes, and the pictures."""
+        sizes = [self.photos.size(image) for image in range(max(1, self.n_pictures))]
+        return Plan(
+            memory=PROCESS_BYTES + 40 * max(height * width for height, width in sizes),
+            disk=self.n_pictures * len(self.segments.axes.slots) * 40_000,
             notes={"images": self.n_pictures},
         )
-        if not self.work.accept(plan):
-            return self.work.outcome()
-        self.work.staging.mkdir(exist_ok=True)
-        if not self.work.done("scores"):
-            if self.source.has("scores"):
-                self._write_scores()
-            self.work.mark("scores")
-        with self.console.progress("figures", self.n_pictures, unit="images") as progress:
-            for image in self.work.pending("pictures"):
-                self._draw(image)
-                self.work.mark("pictures", image)
-                progress.advance()
-        if not self.work.done("overview"):
-            self._draw_overview()
-            self.work.mark("overview")
-        if self.photos.missing:
-            self.console.warn(f"{len(self.photos.missing)} photos were not found where they were")
+
+    def phases(self) -> Sequence[Phase[Any]]:
+        """Return the phases in order."""
+        pictures = Phase("pictures", range(self.n_pictures), self._draw, label="figures", unit="images", parallel=True)
+        return [single_step("scores", self._write_scores), pictures, single_step("overview", self._draw_overview)]
+
+    def finish(self) -> Outcome:
+        """Give the folder its name, and say which photos are gone."""
+        self.photos.look_for(range(self.n_pictures))
+        self.photos.say_missing(self.console)
         self.console.note(f"tables and pictures are in {self.work.output}")
-        return self.work.finish(models=self.axes.names, summary={"images": self.n_pictures}, controls=self.controls)
+        summary = {"images": self.n_pictures}
+        return self.work.finish(models=self.segments.axes.names, summary=summary, controls=self.controls)
 
     def _write_scores(self) -> None:
-        scores = read_scores(self.source)
-        folder = self.work.staging
+        self.folder.mkdir(exist_ok=True)
+        if not self.segments.scored:
+            return
+        scores = read_scores(self.segments.store)
         for name, table in (("scores", tabulate), ("runs", list_runs), ("classes", list_classes)):
             header, rows = table(scores)
-            write_csv(folder / f"{name}.csv", header, rows, controls=self.controls)
-        lines = []
-        for name in scores.names:
-            for model, layers in scores.layers.items():
-                chance = scores.of(name, model, "chance").mean(axis=0) if "chance" in scores.values else None
-                lines.append(
-                    ScoreLine(
-                        label=name,
-                        model=model,
-                        layers=layers,
-                        miou=scores.of(name, model, "miou"),
-                        shuffled=scores.of(name, model, "shuffled").mean(axis=0),
-                        chance=chance,
-                        bound=float(scores.of(name, model, "bound")[0, 0]),
-                    )
-                )
-        title = f"{scores.method}, {len(scores.classes)} classes, {len(self.photos.images['id'])} images"
-        save_figure(plot_scores(lines, title=title, controls=self.controls), folder / "scores.png")
+            write_csv(self.folder / f"{name}.csv", header, rows, controls=self.controls)
+        title = f"{scores.method}, {len(scores.classes)} classes, {len(self.photos)} images"
+        figure = plot_scores(_score_lines(scores), title=title, controls=self.controls)
+        save_figure(figure, self.folder / "scores.png")
 
-    def _draw(self, image: int) -> None:
+    def _draw(self, index: int, image: int, data: None) -> None:
         """Draw one image: an indexed picture per slot and level, and all of them over the photo."""
-        name = str(self.photos.images["id"][image])
-        size = self.photos.tile_size(image, TILE)
+        name, size = self.photos.id(image), self.photos.tile_size(image, TILE)
         photo = self.photos.read(image, size)
         first = [("photo", photo)]
         if self.masks is not None:
             mask = self.masks.read(name, size=self.photos.size(image))
             first.append(("mask", blend_labels(photo, resize_mask(mask, size))))
         rows = [Row("", first)]
-        arrays = [array for array in self.source.names(self.axes.names[0]) if array.startswith("labels")]
-        for array in sorted(arrays, key=lambda text: (len(text) > len("labels"), -int(text[7:] or 0))):
+        for array in self.segments.labels:
             level = array.removeprefix("labels").strip("_")
-            for model in self.axes.models:
-                labels = self.source.read(f"{model.name}/{array}", (slice(None), image))[:, int(model.class_token) :]
-                tiles = []
-                for layer, values in zip(model.layers, labels, strict=True):
-                    shown = self._spread(values, model.grid, size) + self.first_colour
-                    tiles.append((f"layer {layer}", blend_labels(photo, shown)))
-                    if values.max(initial=0) < MOST_INDEXED:
-                        whole = indexed_picture(self._spread(values, model.grid, self.photos.size(image)))
-                        folder = self.work.staging / array / f"{model.name}-{layer}"
-                        whole.save(file_for_image(folder, name, ".png"))
-                rows.append(Row(f"{model.name}\n{level} segments" if level else model.name, tiles))
+            for model in self.segments.axes.models:
+                title = f"{model.name}\n{level} segments" if level else model.name
+                rows.append(Row(title, self._draw_slots(image, model, array, photo)))
         sheet = draw_sheet(rows, title=name, controls=self.controls)
-        sheet.save(file_for_image(self.work.staging / "overlays", name, ".png"))
+        sheet.save(file_for_image(self.overlays, name, ".png"))
 
-    def _spread(self, labels: NDArray[np.int16], grid: tuple[int, int], size: tuple[int, int]) -> NDArray[np.int16]:
-        return np.asarray(spread_tokens(labels, grid, size), np.int16)
+    def _draw_slots(self, image: int, model: ModelAxes, array: str, photo: Pixels) -> list[tuple[str, Pixels]]:
+        """Save a picture of every layer's labels, and return them over the photo, with captions."""
+        tiles = []
+        labels = self.segments.patches(model.name, image, array=self.segments.labels[array].at(model.name))
+        for layer, values in zip(model.layers, labels, strict=True):
+            shown = _spread(values, model, photo.shape[:2]) + self.first_colour
+            tiles.append((f"layer {layer}", blend_labels(photo, shown)))
+            if values.max(initial=0) < MOST_INDEXED:
+                whole = indexed_picture(_spread(values, model, self.photos.size(image)))
+                folder = self.folder / array / f"{model.name}-{layer}"
+                whole.save(file_for_image(folder, self.photos.id(image), ".png"))
+        return tiles
 
     def _draw_overview(self) -> None:
         from PIL import Image
 
-        names = [str(name) for name in self.photos.images["id"][: min(self.n_pictures, OVERVIEW_IMAGES)]]
+        names = [self.photos.id(image) for image in range(min(self.n_pictures, OVERVIEW_IMAGES))]
         if names:
-            folder = self.work.staging / "overlays"
-            pictures = [Image.open(file_for_image(folder, name, ".png")) for name in names]
-            stack_pictures(pictures).save(self.work.staging / "overview.png")
+            pictures = [Image.open(file_for_image(self.overlays, name, ".png")) for name in names]
+            stack_pictures(pictures).save(self.folder / "overview.png")
+
+
+def _spread(labels: NDArray[np.int16], model: ModelAxes, size: tuple[int, ...]) -> NDArray[np.int16]:
+    """Return (height, width): the label of the patch that each pixel lies in."""
+    return np.asarray(spread_tokens(labels, model.grid, (size[0], size[1])), np.int16)
+
+
+def _score_lines(scores: Scores) -> list[ScoreLine]:
+    """Return a line per run's name and model."""
+    return [
+        ScoreLine(
+            label=name,
+            model=model,
+            layers=layers,
+            miou=scores.of(name, model, "miou"),
+            shuffled=scores.of(name, model, "shuffled").mean(axis=0),
+            chance=scores.of(name, model, "chance").mean(axis=0) if "chance" in scores.values else None,
+            bound=float(scores.of(name, model, "bound")[0, 0]),
+        )
+        for name in scores.names
+        for model, layers in scores.layers.items()
+    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
@@ -10,167 +10,149 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aligncut_cli.errors import BadInput
+from aligncut_cli.errors import BadInput, UsageError
 from aligncut_cli.maths.grid import weigh_tokens_by_class
-from aligncut_cli.maths.iou import score_confusion
-from aligncut_cli.maths.segmentation import (
-    ClassCentres,
-    OracleResult,
-    OracleScore,
-    count_grid_rounding,
-    label_tokens,
-)
-from aligncut_cli.stages.segment.phases import KINDS, Floats, Rows, SegmentPhases
+from aligncut_cli.maths.segmentation import ClassCentres, OracleResult, OracleScore, label_tokens
+from aligncut_cli.stages.segment.passes import KINDS, ByModel, Floats, Place, Rounding, Rows, Setting, score_rounding
+from aligncut_cli.store.kinds.segments import COUNTED, HISTOGRAM, IMAGE_MIOU, MEANINGS, ROUNDING, SUMS, WEIGHTS
+from aligncut_cli.store.nodes import ModelAxes
+from aligncut_cli.store.phases import Phase
 
 THRESHOLDS = np.linspace(0, 1, 10)
 
 
-class OraclePhases(SegmentPhases):
+class Oracle:
     """Two passes over the images of every store, with their own masks and with those of other images."""
 
-    score_names = ("miou", "threshold", "image_miou", "chance", "shuffled", "bound", "iou")
+    scores: tuple[str, ...] = (*MEANINGS, "iou")
+    coarser: tuple[int, ...] = ()
 
-    def passes(self) -> dict[str, tuple[int, Callable[[], None]]]:
-        """Return the phases before labelling."""
-        count = len(self.runs) * len(self.blocks)
-        return {
-            "centres": (count, lambda: self.stream("centres", self._add_centres)),
-            "compare": (count, lambda: self.stream("compare", self._add_scores)),
-        }
+    def __init__(self, setting: Setting) -> None:
+        if setting.truth is None:
+            raise UsageError("the oracle reads class centres from masks", do="Give --masks DIR.")
+        self.setting, self.truth = setting, setting.truth
+        self.layout, self.sums, self.n_classes = setting.layout, setting.sums, setting.n_classes
+        self.models = setting.layout.axes.models
+        self._centres = cache(self._average)
+        self._results = cache(self._finish)
 
     def bytes_of_sums(self) -> int:
         """Return the memory of the histograms, for both kinds of masks, with one being counted."""
-        slots = sum(len(model.layers) for model in self.axes.models)
+        slots = sum(len(model.layers) for model in self.models)
         return (len(KINDS) + 1) * slots * self.n_classes**2 * (len(THRESHOLDS) + 1) * 8
 
     def create(self, root: Any, scratch: Any) -> None:
         """Create the sums of both passes."""
-        n, k, t = self.n_classes, len(KINDS), len(THRESHOLDS)
-        for model in self.axes.models:
-            layers, name = len(model.layers), model.name
-            self.create_sums(scratch, f"sums/{name}", (k, layers, n, self.n_eig), ["kind", "layer", "class", "eig"])
-            self.create_sums(scratch, f"weights/{name}", (k, n), ["kind", "class"])
-            self.create_sums(scratch, f"rounding/{name}", (n, n), ["class", "rounded"], dtype="int64")
-            dims = ["kind", "layer", "class", "best", "reached"]
-            self.create_sums(scratch, f"histogram/{name}", (k, layers, n, n, t + 1), dims, dtype="int64")
-            self.create_sums(scratch, f"image_miou/{name}", (k, layers, t), ["kind", "layer", "threshold"])
-            self.create_sums(scratch, f"counted/{name}", (k,), ["kind"], dtype="int64")
+        sizes = {"best": self.n_classes, "reached": len(THRESHOLDS) + 1, "threshold": len(THRESHOLDS)}
+        self.sums.create(scratch, (SUMS, WEIGHTS, ROUNDING, HISTOGRAM, IMAGE_MIOU, COUNTED), **sizes)
 
-    def _add_centres(self, run: int, block: int, rows: Rows) -> None:
-        centres = {
-            model.name: [ClassCentres(len(model.layers), self.n_classes, self.n_eig) for _ in KINDS]
-            for model in self.axes.models
-        }
-        rounding = {name: np.zeros((self.n_classes, self.n_classes), np.int64) for name in centres}
-        for image, masks in enumerate(self.masks_of(block)):
-            for model in self.axes.models:
-                values = rows[model.name][:, image]
-                for kind, mask in enumerate(masks):
+    def passes(self) -> Sequence[Phase[Any]]:
+        """Return the phases before labelling."""
+        return [
+            self.layout.phase("centres", self._add_centres),
+            self.layout.phase("compare", self._add_scores),
+        ]
+
+    def _add_centres(self, index: int, place: Place, rows: Rows) -> None:
+        """Sum the rows of one block by class, weighted by how much of each patch the class covers."""
+        centres = {model.name: [self._no_centres(model) for _ in KINDS] for model in self.models}
+        rounding = Rounding(self.setting)
+        for image, masks in enumerate(self.truth.pairs(place.images)):
+            for model in self.models:
+                for own, mask in zip(centres[model.name], masks, strict=True):
                     weights = weigh_tokens_by_class(mask, model.grid, n_classes=self.n_classes)
-                    centres[model.name][kind].add(values, weights)
-                rounding[model.name] += count_grid_rounding(
-                    masks[0], model.grid, n_classes=self.n_classes, resolution=self.params.resolution
-                )
-        index = run * len(self.blocks) + block
+                    own.add(rows[model.name][:, image], weights)
+            rounding.add(masks[0])
         for name, both in centres.items():
-            self.scratch.write(f"sums/{name}", index, np.stack([part.sums for part in both]))
-            self.scratch.write(f"weights/{name}", index, np.stack([part.weights for part in both]))
-            self.scratch.write(f"rounding/{name}", index, rounding[name])
+            self.sums.write(SUMS, name, index, np.stack([part.sums for part in both]))
+            self.sums.write(WEIGHTS, name, index, np.stack([part.weights for part in both]))
+        rounding.write(index)
 
-    def _add_scores(self, run: int, block: int, rows: Rows) -> None:
+    def _add_scores(self, index: int, place: Place, rows: Rows) -> None:
         """Score one block; models and kinds of masks are counted apart, so that threads change no sum."""
         scores = {
-            (model.name, kind): OracleScore(
-                self._centres(run)[model.name][kind],
-                thresholds=THRESHOLDS,
-                grid=model.grid,
-                resolution=self.params.resolution,
-            )
-            for model in self.axes.models
-            for kind in range(len(KINDS))
+            model.name: [self._no_score(place.run, model, kind) for kind in range(len(KINDS))] for model in self.models
         }
-        with ThreadPoolExecutor(self.n_threads) as pool:
-            for image, masks in enumerate(self.masks_of(block)):
+        with ThreadPoolExecutor(self.setting.n_threads) as pool:
+            for image, masks in enumerate(self.truth.pairs(place.images)):
                 jobs = [
-                    pool.submit(score.add, rows[name][:, image], masks[kind]) for (name, kind), score in scores.items()
+                    pool.submit(score.add, rows[name][:, image], mask)
+                    for name, both in scores.items()
+                    for score, mask in zip(both, masks, strict=True)
                 ]
                 for job in jobs:
                     job.result()
-        index = run * len(self.blocks) + block
-        for name in rows:
-            both = [scores[name, kind] for kind in range(len(KINDS))]
-            self.scratch.write(f"histogram/{name}", index, np.stack([score.histogram for score in both]))
-            self.scratch.write(f"image_miou/{name}", index, np.stack([score.image_miou_sum for score in both]))
-            self.scratch.write(f"counted/{name}", index, np.array([score.n_images for score in both]))
+        for name, both in scores.items():
+            self.sums.write(HISTOGRAM, name, index, np.stack([score.histogram for score in both]))
+            self.sums.write(IMAGE_MIOU, name, index, np.stack([score.image_miou_sum for score in both]))
+            self.sums.write(COUNTED, name, index, np.array([score.n_images for score in both]))
 
-    @cache  # noqa: B019 - lives as long as the one run of the stage
-    def _centres(self, run: int) -> Mapping[str, Floats]:
+    def _no_centres(self, model: ModelAxes) -> ClassCentres:
+        return ClassCentres(len(model.layers), self.n_classes, self.layout.n_eig)
+
+    def _no_score(self, run: int, model: ModelAxes, kind: int) -> OracleScore:
+        return OracleScore(
+            self._centres(run)[model.name][kind],
+            thresholds=THRESHOLDS,
+            grid=model.grid,
+            resolution=self.setting.params.resolution,
+        )
+
+    def _average(self, run: int) -> ByModel:
         """Return for each model (kind, layer, class, eig) centres over all images."""
         out = {}
-        for model in self.axes.models:
-            sums, weights = self.total(run, f"sums/{model.name}"), self.total(run, f"weights/{model.name}")
+        for model in self.models:
+            sums, weights = (self.sums.total(array, model.name, run) for array in (SUMS, WEIGHTS))
             if not weights[0].any():
                 raise BadInput("the masks have no labelled pixel: every one is ignored", do="Check --masks.")
             parts = []
             for kind in range(len(KINDS)):
-                centres = ClassCentres(len(model.layers), self.n_classes, self.n_eig)
+                centres = self._no_centres(model)
                 centres.sums, centres.weights = sums[kind], weights[kind]
                 parts.append(centres.finish())
             out[model.name] = np.stack(parts)
         return out
 
-    @cache  # noqa: B019
-    def _results(self, run: int) -> Mapping[str, list[OracleResult]]:
+    def _finish(self, run: int) -> Mapping[str, list[OracleResult]]:
         """Return for each model the scores with its own masks and with those of other images."""
         out = {}
-        for model in self.axes.models:
+        for model in self.models:
             histogram, image_miou, counted = (
-                self.total(run, f"{name}/{model.name}") for name in ("histogram", "image_miou", "counted")
+                self.sums.total(array, model.name, run) for array in (HISTOGRAM, IMAGE_MIOU, COUNTED)
             )
             results = []
             for kind in range(len(KINDS)):
-                score = OracleScore(
-                    self._centres(run)[model.name][kind],
-                    thresholds=THRESHOLDS,
-                    grid=model.grid,
-                    resolution=self.params.resolution,
-                )
+                score = self._no_score(run, model, kind)
                 score.histogram, score.image_miou_sum = histogram[kind], image_miou[kind]
                 score.n_images = int(counted[kind])
                 results.append(score.finish())
             out[model.name] = results
         return out
 
-    def label_block(self, block: int, rows: Rows) -> None:
-        """Write the oracle's label of every patch at its slot's best threshold."""
-        for model in self.axes.models:
-            values = rows[model.name]
+    def label(self, rows: Rows) -> Mapping[str, list[NDArray[np.int16]]]:
+        """Return for each model the oracle's label (layer, image, patch) at each slot's best threshold."""
+        out = {}
+        for name, values in rows.items():
+            centres, thresholds = self._centres(0)[name][0], self._results(0)[name][0].best_threshold
             labels = np.empty(values.shape[:3], np.int16)
             for image in range(values.shape[1]):
-                labels[:, image] = label_tokens(
-                    values[:, image],
-                    self._centres(0)[model.name][0],
-                    thresholds=self._results(0)[model.name][0].best_threshold,
-                )
-            self.write_labels("labels", model.name, block, labels)
+                labels[:, image] = label_tokens(values[:, image], centres, thresholds=thresholds)
+            out[name] = [labels]
+        return out
 
-    def score_run(self, run: int) -> dict[str, Floats]:
-        """Return the scores of one store."""
+    def score(self, run: int) -> Mapping[str, ByModel]:
+        """Return by name the scores of one store, (layer,) of each model, `iou` (layer, class)."""
         results = self._results(run)
 
-        def gather(pick: Callable[[OracleResult], NDArray[Any]], kind: int = 0) -> Floats:
-            return self.by_slot({name: pick(both[kind]) for name, both in results.items()})
+        def pick(what: Callable[[OracleResult], Floats], kind: int = 0) -> ByModel:
+            return {name: what(both[kind]) for name, both in results.items()}
 
-        bounds = {
-            model.name: np.full(len(model.layers), float(score_confusion(self.total(run, f"rounding/{model.name}"))[0]))
-            for model in self.axes.models
-        }
         return {
-            "miou": gather(lambda result: result.best_miou),
-            "threshold": gather(lambda result: result.best_threshold),
-            "image_miou": gather(lambda result: result.best_image_miou),
-            "chance": gather(lambda result: result.best_chance),
-            "shuffled": gather(lambda result: result.best_miou, kind=1),
-            "bound": self.by_slot(bounds),
-            "iou": gather(lambda result: result.best_iou),
+            "miou": pick(lambda result: result.best_miou),
+            "threshold": pick(lambda result: result.best_threshold),
+            "image_miou": pick(lambda result: result.best_image_miou),
+            "chance": pick(lambda result: result.best_chance),
+            "shuffled": pick(lambda result: result.best_miou, kind=1),
+            "bound": score_rounding(self.setting, run),
+            "iou": pick(lambda result: result.best_iou),
         }

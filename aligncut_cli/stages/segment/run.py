@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aligncut_cli.console import Console
 from aligncut_cli.errors import UsageError
 from aligncut_cli.params import RunOptions, SegmentParams, as_record
 from aligncut_cli.stages.inputs import open_mask_input
+from aligncut_cli.stages.segment.runs import open_run
+from aligncut_cli.store.phases import Stage, run_stage
 from aligncut_cli.store.provenance import Identity
-from aligncut_cli.store.read import Store, open_store, read_piped_path
-from aligncut_cli.store.run import Outcome, begin
+from aligncut_cli.store.read import open_store
+from aligncut_cli.store.run import Outcome, Work
+
+if TYPE_CHECKING:
+    from aligncut_cli.masks import MaskSet
 
 VERSION = 1
 FIGURES_VERSION = 1
 LOOSE = ("masks_format", "pictures")
-
-
-@dataclass(frozen=True)
-class Run:
-    """One eigs store to score; runs of one name are repetitions, say with other seeds."""
-
-    name: str
-    store: Store
 
 
 def run(
@@ -36,10 +34,12 @@ def run(
     masks: Path | None = None,
     classes: Path | None = None,
     figures: Path | None = None,
+    photos: Path | str | None = None,
 ) -> Outcome:
     """Write a segments store, and a folder of tables and pictures where one is asked for; returns the store's path.
 
-    eigs : paths, or NAME=PATH; labels are kept of the first, scores of all
+    eigs   : paths, or NAME=PATH; labels are kept of the first, scores of all
+    photos : where the pictures look first for photos that have moved
     """
     runs = [open_run(argument) for argument in eigs]
     params = replace(params, clusters=tuple(sorted(set(params.clusters), reverse=True)))
@@ -63,49 +63,41 @@ def run(
         },
         loose=LOOSE,
     )
-    with begin(identity, options, inputs=[run.store.path for run in runs]) as work:
-        if work.complete:
-            outcome = work.outcome()
-        else:
-            from aligncut_cli.stages.segment.phases import segment_phases
 
-            outcome = segment_phases(work, runs, truth.masks, params, options, console).run()
+    def build(work: Work) -> Stage:
+        from aligncut_cli.stages.segment.phases import SegmentStage
+
+        return SegmentStage(work, runs, truth.masks, params, options, console)
+
+    outcome = run_stage(identity, options, console, inputs=[run.store.path for run in runs], build=build)
     if figures is not None and outcome.plan is None:
-        draw(outcome.path, params, replace(options, output=figures), console, masks=masks, classes=classes)
+        draw(outcome.path, truth.masks, params, replace(options, output=figures), console, photos=photos)
     return outcome
-
-
-def open_run(argument: str) -> Run:
-    """Open an eigs store given as PATH, NAME=PATH or `-`; without a name it is called as its file."""
-    name, equals, path = argument.partition("=")
-    if not equals or "/" in name or Path(argument).exists():
-        name, path = "", argument
-    found = read_piped_path(path)
-    return Run(name or found.name.removesuffix(".zarr"), open_store(found, "eigs"))
 
 
 def draw(
     segments: Path,
+    masks: MaskSet | None,
     params: SegmentParams,
     options: RunOptions,
     console: Console,
     *,
-    masks: Path | None,
-    classes: Path | None,
+    photos: Path | str | None = None,
 ) -> Outcome:
     """Write CSV tables, plots and overlays of a segments store to a folder; returns its path."""
     source = open_store(segments, "segments")
-    truth = open_mask_input(masks, format=params.masks_format, classes=classes)
     identity = Identity(
         stage="segment --figures",
         version=FIGURES_VERSION,
         kind="folder",
         params={"pictures": params.pictures},
         inputs=[source.as_input],
+        extra={} if photos is None else {"photos": str(photos)},
     )
-    with begin(identity, options, inputs=[source.path]) as work:
-        if work.complete:
-            return work.outcome()
+
+    def build(work: Work) -> Stage:
         from aligncut_cli.stages.segment.figures import SegmentFigures
 
-        return SegmentFigures(work, source, truth.masks, params.pictures, console).run()
+        return SegmentFigures(work, source, masks, params.pictures, console, photos=photos)
+
+    return run_stage(identity, options, console, inputs=[source.path], build=build)

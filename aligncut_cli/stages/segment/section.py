@@ -7,35 +7,22 @@ from typing import Any
 import numpy as np
 
 from aligncut_cli.stages.blocks import Files, PageBlock, Section, table_block
-from aligncut_cli.stages.segment.tables import read_scores, tabulate
+from aligncut_cli.stages.segment.tables import Scores, read_scores, tabulate
+from aligncut_cli.store.kinds.segments import Segments
 from aligncut_cli.store.read import Store
 from aligncut_cli.viz.page import finite
+
+COMPARED = {
+    "bound": ("bound", "best a grid of patches can do"),
+    "shuffled": ("dashed", "masks of other images"),
+    "chance": ("dotted", "chance"),
+}
+"""Style and label of what mIoU is compared to."""
 
 
 def describe_segments(store: Store, files: Files) -> list[PageBlock]:
     """mIoU against layer, one panel per model, with what it can be compared to; and the tables."""
     scores = read_scores(store)
-    panels = []
-    for model, layers in scores.layers.items():
-        series: list[dict[str, Any]] = []
-        for name in scores.names:
-            miou = scores.of(name, model, "miou")
-            spread = miou.std(axis=0, ddof=1) if len(miou) > 1 else None
-            series.append(
-                {
-                    "name": name if len(scores.names) > 1 else "mIoU",
-                    "style": "line",
-                    "y": finite(miou.mean(axis=0)),
-                    "spread": None if spread is None else finite(spread),
-                }
-            )
-        first = scores.names[0]
-        for key, style in (("bound", "bound"), ("shuffled", "dashed"), ("chance", "dotted")):
-            if key in scores.values:
-                label = {"bound": "best a grid of patches can do", "shuffled": "masks of other images"}.get(key, key)
-                values = finite(scores.of(first, model, key).mean(axis=0))
-                series.append({"name": label, "style": style, "y": values})
-        panels.append({"title": model, "x": layers, "series": series})
     header, rows = tabulate(scores)
     blocks: list[PageBlock] = [
         {
@@ -47,27 +34,52 @@ def describe_segments(store: Store, files: Files) -> list[PageBlock]:
             "yLabel": "mIoU",
             "low": 0,
             "high": 1,
-            "panels": panels,
+            "panels": [
+                {"title": model, "x": layers, "series": _list_curves(scores, model)}
+                for model, layers in scores.layers.items()
+            ],
         },
         table_block("Scores of every layer", header, rows, open=False),
     ]
     if "iou" in scores.values:
-        slots = [(model, layer, at) for model, layers in scores.layers.items() for at, layer in enumerate(layers)]
-        first = scores.names[0]
-        values = [scores.of(first, model, "iou").mean(axis=0)[at] for model, _, at in slots]
-        blocks.append(
+        blocks.append(_class_matrix(scores))
+    return blocks
+
+
+def _list_curves(scores: Scores, model: str) -> list[dict[str, Any]]:
+    """Return the curves of one model: a line per run's name, and what the first of them is compared to."""
+    curves: list[dict[str, Any]] = []
+    for name in scores.names:
+        miou = scores.of(name, model, "miou")
+        spread = miou.std(axis=0, ddof=1) if len(miou) > 1 else None
+        curves.append(
             {
-                "kind": "matrix",
-                "title": "IoU of every class",
-                "about": "One row per layer, one column per class; darker is better.",
-                "rows": [f"{model}:{layer}" for model, layer, _ in slots],
-                "columns": scores.classes,
-                "values": finite(np.array(values)),
-                "low": 0,
-                "high": 1,
+                "name": name if len(scores.names) > 1 else "mIoU",
+                "style": "line",
+                "y": finite(miou.mean(axis=0)),
+                "spread": None if spread is None else finite(spread),
             }
         )
-    return blocks
+    for key, (style, label) in COMPARED.items():
+        if key in scores.values:
+            values = finite(scores.of(scores.names[0], model, key).mean(axis=0))
+            curves.append({"name": label, "style": style, "y": values})
+    return curves
+
+
+def _class_matrix(scores: Scores) -> PageBlock:
+    """Return IoU of every layer and class of the first run's name."""
+    values = [scores.of(scores.names[0], model, "iou").mean(axis=0) for model in scores.layers]
+    return {
+        "kind": "matrix",
+        "title": "IoU of every class",
+        "about": "One row per layer, one column per class; darker is better.",
+        "rows": [f"{model}:{layer}" for model, layers in scores.layers.items() for layer in layers],
+        "columns": scores.classes,
+        "values": finite(np.concatenate(values)),
+        "low": 0,
+        "high": 1,
+    }
 
 
 SECTION = Section(
@@ -75,5 +87,5 @@ SECTION = Section(
     "Segmentation",
     "How well the eigenvectors of each layer separate the objects that people have outlined.",
     describe_segments,
-    lambda store: store.kind == "segments" and store.has("scores"),
+    lambda store: store.kind == "segments" and Segments(store).scored,
 )

@@ -9,9 +9,10 @@ from aligncut_cli.console import Console
 from aligncut_cli.errors import UsageError
 from aligncut_cli.params import RunOptions, TransitionsParams, as_record
 from aligncut_cli.stages.inputs import open_mask_input
+from aligncut_cli.store.phases import Stage, run_stage
 from aligncut_cli.store.provenance import Identity
 from aligncut_cli.store.read import Store, open_store
-from aligncut_cli.store.run import Outcome, begin
+from aligncut_cli.store.run import Outcome, Work
 
 VERSION = 1
 FIGURES_VERSION = 1
@@ -45,13 +46,13 @@ def run(
         extra={"masks_format": truth.format},
         loose=["masks_format"],
     )
-    with begin(identity, options, inputs=[source.path]) as work:
-        if work.complete:
-            outcome = work.outcome()
-        else:
-            from aligncut_cli.stages.transitions.phases import TransitionsPhases
 
-            outcome = TransitionsPhases(work, source, truth.masks, params, console).run()
+    def build(work: Work) -> Stage:
+        from aligncut_cli.stages.transitions.phases import TransitionsStage
+
+        return TransitionsStage(work, source, truth.masks, params, console)
+
+    outcome = run_stage(identity, options, console, inputs=[source.path], build=build)
     if figures is not None and outcome.plan is None:
         draw(outcome.path, source, replace(options, output=figures), console)
     return outcome
@@ -67,9 +68,10 @@ def draw(transitions: Path, tsne: Store, options: RunOptions, console: Console) 
         params={},
         inputs=[source.as_input, tsne.as_input],
     )
-    with begin(identity, options, inputs=[source.path, tsne.path]) as work:
-        if work.complete:
-            return work.outcome()
+
+    def build(work: Work) -> Stage:
         from aligncut_cli.stages.transitions.figures import TransitionsFigures
 
-        return TransitionsFigures(work, source, tsne, console).run()
+        return TransitionsFigures(work, source, tsne, console)
+
+    return run_stage(identity, options, console, inputs=[source.path, tsne.path], build=build)

@@ -3,47 +3,42 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from aligncut_cli.stages.blocks import Files, PageBlock, Section, table_block
+from aligncut_cli.stages.transitions.columns import BIFURCATIONS
+from aligncut_cli.store.kinds.transitions import Moves, Transitions
 from aligncut_cli.store.read import Store
 from aligncut_cli.viz.page import finite
 
 
 def describe_transitions(store: Store, files: Files) -> list[PageBlock]:
     """Transition probabilities as heat maps and flows: of one pair of slots, and along the layers of models."""
-    record = store.record
-    groups = [str(name) for name in record.get("masks", store.names("probability"))]
-    tests = [list(test.values()) for test in record.get("bifurcations", [])]
+    source = Transitions(store)
     blocks: list[PageBlock] = []
-    if store.has("probability"):
-        params = record["params"]
-        slots = [str(params.get("from_slot") or "from"), str(params.get("to_slot") or "to")]
-        arrays = {
-            name: np.stack([store.read(f"{name}/{group}") for group in groups])[:, None]
-            for name in ("probability", "counts")
-        }
-        blocks += _steps_blocks(f"{slots[0]} to {slots[1]}", slots, groups, arrays, folded=False)
-    for model in (name for name in record.get("models", []) if store.has(f"{name}/probability")):
-        layers = store.axes[model].layers
-        arrays = {name: store.read(f"{model}/{name}") for name in ("probability", "counts")}
-        slots = [f"{model}:{layer}" for layer in layers]
-        if store.has(f"{model}/bifurcation"):
-            blocks.append(_bifurcation_curve(store, model, [f"{a}→{b}" for a, b in itertools.pairwise(layers)]))
-        blocks += _steps_blocks(model, slots, groups, arrays, folded=len(layers) > 2)
-    if tests:
-        header = ["from", "to", "radius from", "radius to", "bifurcation", "by chance", "p"]
-        blocks.append(table_block("How far object and background part", header[: len(tests[0])], tests))
+    if source.pair is not None:
+        before, after = source.pair
+        blocks += _steps_blocks(f"{before} to {after}", source.read_pair(), source.token_kinds)
+    for model in source.along:
+        tests = source.read_tests(model)
+        if tests is not None:
+            blocks.append(_bifurcation_curve(model, source.axes[model].layers, tests))
+        blocks += _steps_blocks(model, source.read_along(model), source.token_kinds)
+    rows = [list(test.values()) for test in source.bifurcations]
+    if rows:
+        blocks.append(table_block("How far object and background part", BIFURCATIONS, rows))
     return blocks
 
 
-def _bifurcation_curve(store: Store, model: str, steps: list[str]) -> PageBlock:
+def _bifurcation_curve(model: str, layers: Sequence[int], tests: Mapping[str, np.ndarray[Any, Any]]) -> PageBlock:
     series = [
-        {"name": title, "style": style, "y": finite(store.read(f"{model}/{name}"))}
+        {"name": title, "style": style, "y": finite(tests[name])}
         for name, title, style in (("bifurcation", "measured", "line"), ("expected", "by chance", "dashed"))
     ]
+    steps = [f"{a}→{b}" for a, b in itertools.pairwise(layers)]
     return {
         "kind": "curves",
         "title": "Where figure and ground part",
@@ -57,28 +52,23 @@ def _bifurcation_curve(store: Store, model: str, steps: list[str]) -> PageBlock:
     }
 
 
-def _steps_blocks(
-    title: str, slots: list[str], groups: list[str], arrays: dict[str, np.ndarray[Any, Any]], *, folded: bool
-) -> list[PageBlock]:
-    """Make a flow over all steps, and a heat map for each step and kind of patches.
-
-    arrays : probability and counts, (group, step, from, to)
-    """
-    probability, counts = arrays["probability"], arrays["counts"]
-    columns = [{"title": slot, "names": [str(k) for k in range(counts.shape[2])]} for slot in slots]
+def _steps_blocks(title: str, moves: Moves, token_kinds: Sequence[str]) -> list[PageBlock]:
+    """Make a flow over all steps, and a heat map for each step and kind of patches; many are folded away."""
+    n_from, n_to = moves.counts.shape[2:]
+    columns = [{"title": slot, "names": [str(k) for k in range(n_from)]} for slot in moves.slots]
     flows = [
-        {"title": f"{group} patches", "columns": columns, "links": counts[g].astype(int).tolist()}
-        for g, group in enumerate(groups)
+        {"title": f"{kind} patches", "columns": columns, "links": moves.counts[at].astype(int).tolist()}
+        for at, kind in enumerate(token_kinds)
     ]
     panels = [
         {
-            "title": f"{group} patches, {slots[step]} to {slots[step + 1]}",
-            "rows": [f"A{k}" for k in range(counts.shape[2])],
-            "columns": [f"B{k}" for k in range(counts.shape[3])],
-            "values": finite(probability[g, step]),
+            "title": f"{kind} patches, {before} to {after}",
+            "rows": [f"A{k}" for k in range(n_from)],
+            "columns": [f"B{k}" for k in range(n_to)],
+            "values": finite(moves.probability[at, step]),
         }
-        for step in range(probability.shape[1])
-        for g, group in enumerate(groups)
+        for step, (before, after) in enumerate(moves.steps)
+        for at, kind in enumerate(token_kinds)
     ]
     return [
         {
@@ -95,7 +85,7 @@ def _steps_blocks(
             "panels": panels,
             "low": 0,
             "high": 1,
-            "folded": folded,
+            "folded": len(moves.slots) > 2,
         },
     ]
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from aligncut_cli.console import Console
 from aligncut_cli.params import RunOptions, TsneParams, as_record
+from aligncut_cli.stages.tsne.basis import take_params
+from aligncut_cli.store.phases import Stage, run_stage
 from aligncut_cli.store.provenance import Identity
 from aligncut_cli.store.read import open_store
-from aligncut_cli.store.run import Outcome, begin
+from aligncut_cli.store.run import Outcome, Work
 
 VERSION = 1
-BASIS_PARAMS = ("dims", "n_sample", "perplexity", "iterations", "engine", "clip")
 
 
 def run(eigs: Path, params: TsneParams, options: RunOptions, console: Console, *, basis: Path | None = None) -> Outcome:
@@ -20,7 +20,7 @@ def run(eigs: Path, params: TsneParams, options: RunOptions, console: Console, *
     source = open_store(eigs, "eigs")
     base = None if basis is None else open_store(basis, "tsne")
     if base is not None:
-        params = replace(params, **{name: base.record["params"][name] for name in BASIS_PARAMS})
+        params = take_params(params, base)
     stores = [source] if base is None else [source, base]
     identity = Identity(
         stage="tsne",
@@ -29,9 +29,10 @@ def run(eigs: Path, params: TsneParams, options: RunOptions, console: Console, *
         params=as_record(params),
         inputs=[store.as_input for store in stores],
     )
-    with begin(identity, options, inputs=[store.path for store in stores]) as work:
-        if work.complete:
-            return work.outcome()
-        from aligncut_cli.stages.tsne.phases import TsnePhases
 
-        return TsnePhases(work, source, base, params, options, console).run()
+    def build(work: Work) -> Stage:
+        from aligncut_cli.stages.tsne.phases import TsneStage
+
+        return TsneStage(work, source, base, params, options, console)
+
+    return run_stage(identity, options, console, inputs=[store.path for store in stores], build=build)

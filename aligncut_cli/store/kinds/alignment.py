@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from aligncut_cli.store.kinds.base import Array, Kind
 
 if TYPE_CHECKING:
     import numpy as np
+    import zarr
     from numpy.typing import NDArray
 
+    from aligncut_cli.store.nodes import NodeAxes
     from aligncut_cli.store.read import Store
 
 EVERY_VOXEL = "all"
@@ -31,6 +34,41 @@ CEILING = Array("scores/ceiling", "float32", ("voxel",), about="explainable shar
 SCORES = (R2, R, RIDGE_R2, RIDGE_R)
 SEED_SCORES = (SEED_R2, SEED_R)
 KIND = Kind("alignment", (WEIGHT, READOUT, BIAS, ROI, *SCORES, *SEED_SCORES, CEILING))
+
+# What a model's group keeps of the features'; it has no node axes.
+MODEL_ATTRIBUTES = ("timm", "grid", "class_token", "image_size", "weights", "layers")
+
+
+def create_alignment(
+    root: zarr.Group,
+    axes: NodeAxes,
+    channels: Mapping[str, int],
+    *,
+    universal: int,
+    voxels: int,
+    seeds: int,
+    rois: Mapping[str, NDArray[np.bool_]],
+    ceiling: NDArray[np.float32] | None,
+) -> None:
+    """Create the arrays of a store under construction, and write what of it the responses say.
+
+    axes      : of the features
+    channels  : of every model's features, D_i
+    universal : channels of the universal space, D'
+    rois      : name -> (voxels,)
+    ceiling   : (voxels,) explainable share of variance, or None
+    """
+    sizes = {"universal": universal, "voxel": voxels, "seed": seeds}
+    for model in axes.models:
+        attributes = {key: model.attributes[key] for key in MODEL_ATTRIBUTES if key in model.attributes}
+        root.create_group(model.name, attributes=attributes)
+        WEIGHT.create(root, {**sizes, "layer": len(model.layers), "channel": channels[model.name]}, model.name)
+    for array in (READOUT, BIAS, *SCORES, *SEED_SCORES):
+        array.create(root, sizes)
+    for name, mask in rois.items():
+        ROI.put(root, mask, name)
+    if ceiling is not None:
+        CEILING.put(root, ceiling)
 
 
 class Alignment:
@@ -79,6 +117,10 @@ class Alignment:
         import numpy as np
 
         return self.store.read(ROI.at(name)).astype(np.bool_)
+
+    def read_rois(self) -> dict[str, NDArray[np.bool_]]:
+        """Return every region by name, sorted, (voxels,)."""
+        return {name: self.read_roi(name) for name in self.roi_names}
 
     def stack_rois(self, *, with_all: bool) -> tuple[list[str], NDArray[np.bool_]]:
         """Return the names of the regions that have voxels, and (roi, voxel).

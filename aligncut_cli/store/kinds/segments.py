@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from aligncut_cli.store.kinds.base import IMAGES, PER_BLOCK, Array, Kind, NodeStore
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from aligncut_cli.store.kinds.base import IMAGES, PER_BLOCK, Array, Kind, NodeStore, Sizes
+
+if TYPE_CHECKING:
+    import numpy as np
+    import zarr
+    from numpy.typing import NDArray
 
 LABELS = Array(
     "{model}/labels",
@@ -66,6 +76,52 @@ RULE = {
 }
 
 
+def declare_labels(coarser: Iterable[int] = ()) -> list[Array]:
+    """Return the arrays of labels that each model has, the finest first, given the numbers of coarser clusters."""
+    return [LABELS, *(replace(LEVEL_LABELS, name=LEVEL_LABELS.at("{model}", str(level))) for level in coarser)]
+
+
+def name_level_score(level: int) -> str:
+    """Return what the mIoU of so many coarser clusters is called among the scores."""
+    return LEVEL_MIOU.at(str(level)).rpartition("/")[2]
+
+
+def declare_score(name: str) -> Array:
+    """Return the array of a score of the first eigs store: one of MEANINGS, `iou`, or one named by its level."""
+    known = {**SCORES, "iou": IOU}
+    return known[name] if name in known else replace(LEVEL_MIOU, name=f"scores/{name}")
+
+
+def declare_run_score(name: str) -> Array:
+    """Return the array of the same score of every eigs store."""
+    return RUN_IOU if name == "iou" else replace(RUN_SCORES, name=RUN_SCORES.at(name))
+
+
+def create_levels(root: zarr.Group, levels: Sequence[int], *, n_graphs: int) -> None:
+    """Create `levels/`: which coarser cluster each finest one belongs to, in every graph of the first eigs store."""
+    root.create_group("levels", attributes={"clusters": list(levels)})
+    LEVEL_GROUPS.create(root, {"graph": n_graphs, "level": len(levels), "cluster": levels[0]})
+
+
+def create_scores(
+    root: zarr.Group, names: Iterable[str], sizes: Sizes, *, runs: Sequence[str], attributes: Mapping[str, Any]
+) -> None:
+    """Create `scores/` of the first eigs store, and `runs/` where there are several.
+
+    names      : of the scores
+    sizes      : model, layer (of the model with most) and class
+    attributes : names of classes and models, to read the axes by
+    """
+    root.create_group("scores", attributes=dict(attributes))
+    several = len(runs) > 1
+    if several:
+        root.create_group("runs", attributes={**attributes, "runs": list(runs)})
+    for name in names:
+        declare_score(name).create(root, sizes)
+        if several:
+            declare_run_score(name).create(root, {**sizes, "run": len(runs)})
+
+
 class Segments(NodeStore):
     """A finished segments store."""
 
@@ -82,8 +138,36 @@ class Segments(NodeStore):
         return self.store.has("runs")
 
     @property
-    def labels(self) -> list[str]:
-        """Return the names of the arrays of labels that each model has, the finest first."""
-        first = self.axes.names[0]
-        names = [name for name in self.store.names(first) if name.startswith("labels")]
-        return sorted(names, key=lambda name: (len(name) > len("labels"), -int(name[7:] or 0)))
+    def clusters(self) -> list[int]:
+        """Return the numbers of clusters, the finest first; none where the oracle segmented."""
+        return list(self.store.record["params"]["clusters"])
+
+    @cached_property
+    def labels(self) -> dict[str, Array]:
+        """Return the arrays of labels that each model has by name (labels, labels_K), the finest first."""
+        own = LABELS.at("").strip("/")
+        names = [name for name in self.store.names(self.axes.names[0]) if name.startswith(own)]
+        levels = sorted((int(name.rpartition("_")[2]) for name in names if name != own), reverse=True)
+        return {array.name.rpartition("/")[2]: array for array in declare_labels(levels)}
+
+    @cached_property
+    def score_attributes(self) -> dict[str, Any]:
+        """Return what the axes of the scores are: names of `classes` and `models`, and of `runs` where several."""
+        attributes: dict[str, Any] = self.store.group["runs" if self.several_runs else "scores"].attrs.asdict()
+        return attributes
+
+    @property
+    def runs(self) -> list[str]:
+        """Return the name of each eigs store that was scored; those of one name are repetitions."""
+        return list(self.score_attributes["runs"] if self.several_runs else self.store.record["runs"])
+
+    @property
+    def score_names(self) -> list[str]:
+        """Return the names of all scores."""
+        return self.store.names("scores")
+
+    def read_score(self, name: str) -> NDArray[np.floating]:
+        """Return a score of every run, (run, model, layer) or (run, model, layer, class)."""
+        if self.several_runs:
+            return self.store.read(declare_run_score(name).at())
+        return self.store.read(declare_score(name).at())[None]

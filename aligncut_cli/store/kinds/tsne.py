@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from aligncut_cli.store.kinds.base import IMAGES, PER_BLOCK, Array, Kind, NodeStore
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 SAMPLE_NODE = Array("sample/node", "int64", ("group", "sample"), {"group": 1}, about="flat index of each fitted node")
 SAMPLE_EIGVECS = Array(
@@ -44,3 +50,20 @@ class Tsne(NodeStore):
     def n_sample(self) -> int:
         """Return how many nodes of each map t-SNE was fitted on."""
         return int(self.store.array(SAMPLE_NODE.at()).shape[1])
+
+    @property
+    def colour_range(self) -> tuple[list[float], list[float]]:
+        """Return the places that became 0 and 255, one per axis; the same for all maps of the store."""
+        ends = self.store.record["colour_range"]
+        return ends["low"], ends["high"]
+
+    def read_sample_coords(self) -> NDArray[np.float32]:
+        """Return where t-SNE placed the fitted nodes, (group, sample, dim); every node stands where one does."""
+        return self.store.read(SAMPLE_COORDS.at())
+
+    def read_colours(self, model: str, images: int | slice, *, layers: int | slice = slice(None)) -> NDArray[np.uint8]:
+        """Read the colours of some images of a model without the class token: (layer, image, patch, rgb).
+
+        layers, images : a number instead of a slice drops that axis
+        """
+        return self.patches(model, images, layers=layers, array=RGB.at(model))

@@ -1,0 +1,174 @@
+"""What an alignment is fitted to: features and responses of the same images, read when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aligncut_cli.brain.join import join_images
+from aligncut_cli.brain.table import Responses
+from aligncut_cli.errors import BadInput
+from aligncut_cli.maths.alignment_fit import standardize_responses
+from aligncut_cli.maths.control_targets import draw_random_targets, shuffle_pairs
+from aligncut_cli.maths.sampling import stable_hash
+from aligncut_cli.maths.split_images import split_images
+from aligncut_cli.params import AlignParams
+from aligncut_cli.store.kinds.features import Features
+from aligncut_cli.store.nodes import ModelAxes, image_slices
+from aligncut_cli.store.phases import load_ahead
+
+# Tokens for the regularizers: this many images of each part, and this many tokens of each.
+NODE_IMAGES, VALIDATION_NODE_IMAGES, NODE_TOKENS = 256, 64, 32
+
+Float = NDArray[np.float32]
+Index = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Responses z-scored over the training images, and their units.
+
+    values          : (images, voxels)
+    mean, deviation : (voxels,) of the training images
+    """
+
+    values: Float
+    mean: Float
+    deviation: Float
+
+    def restore(self, values: Float) -> Float:
+        """Return z-scored responses, (images, voxels), in the units in which they were measured."""
+        return values * self.deviation + self.mean
+
+
+@dataclass(frozen=True)
+class NodeSample:
+    """Single tokens for the regularizers, the same ones in every slot; per model (layers, n, D_i)."""
+
+    train: Sequence[NDArray[np.float16]]
+    validation: Sequence[NDArray[np.float16]]
+
+
+class AlignmentData:
+    """Features and responses of the images that have both, and how these are split; rows are those images.
+
+    joined : where each lies in the features and in the responses
+    split  : which images fit, stop, and are scored
+    """
+
+    def __init__(self, features: Features, responses: Responses, params: AlignParams) -> None:
+        self.features, self.responses, self.params = features, responses, params
+        self.models = features.axes.models
+        self.joined = join_images(features.ids, responses.ids, n_responses=responses.shape[0])
+        self.split = split_images(
+            self.n_images, validation_share=params.validation_share, test_share=params.test_share, seed=params.seed
+        )
+        for model in self.models:
+            self._require(model.name)
+        self.channels = {model.name: features.width(model.name) for model in self.models}
+
+    def _require(self, model: str) -> None:
+        if not self.features.has_tokens(model):
+            raise BadInput(
+                f"{self.features.store.path} has no tokens, which the regularizers need",
+                do="Extract with --save both; --sample-tokens 20 keeps the store small.",
+            )
+        if not self.features.has_pooled(model) and self.features.kept_tokens(model) is not None:
+            raise BadInput(
+                f"{self.features.store.path} has sampled tokens only, and the means need all",
+                do="Extract with --save both.",
+            )
+
+    @property
+    def n_images(self) -> int:
+        """Return how many images have features and responses."""
+        return len(self.joined.feature_rows)
+
+    @property
+    def n_voxels(self) -> int:
+        """Return how many voxels respond."""
+        return self.responses.shape[1]
+
+    @property
+    def n_channels(self) -> int:
+        """Return the channels of all slots together, the sum of D_i over the layers of all models."""
+        return sum(len(model.layers) * self.channels[model.name] for model in self.models)
+
+    @cached_property
+    def pooled(self) -> list[Float]:
+        """Return per model (layers, images, D_i), means over tokens."""
+        parts = []
+        for model in self.models:
+            stored = self.features.has_pooled(model.name)
+            means = self.features.read_pooled(model.name) if stored else self._average_tokens(model)
+            parts.append(means[:, self.joined.feature_rows])
+        for model, values in zip(self.models, parts, strict=True):
+            if not np.isfinite(values).all():
+                raise BadInput(f"{self.features.store.path}: means of {model.name} are not finite", do="Extract again.")
+        return parts
+
+    def _average_tokens(self, model: ModelAxes) -> Float:
+        out = np.empty((len(model.layers), model.n_images, self.channels[model.name]), dtype=np.float32)
+        for images in self._chunks(model):
+            out[:, images] = self.features.read_tokens(model.name, images).mean(2, dtype=np.float32)
+        return out
+
+    def _chunks(self, model: ModelAxes) -> list[slice]:
+        return list(image_slices(model.n_images, self.features.images_per_chunk[model.name]))
+
+    @cached_property
+    def targets(self) -> Targets:
+        """Return the responses, or what the control puts in their place."""
+        rows = self.joined.response_rows
+        if self.params.control == "shuffle":
+            rows = rows[shuffle_pairs(len(rows), seed=self.params.seed)]
+        values = self.responses.read(rows)
+        if self.params.control == "random":
+            values = draw_random_targets(values, np.arange(len(rows)), seed=self.params.seed)
+        mean, deviation = standardize_responses(values, self.split.train)
+        return Targets(values, mean, deviation)
+
+    @cached_property
+    def nodes(self) -> NodeSample:
+        """Return tokens of some training and of some validation images."""
+        train = self._choose_tokens(self.split.train, NODE_IMAGES)
+        validation = self._choose_tokens(self.split.validation, VALIDATION_NODE_IMAGES)
+        return NodeSample(
+            [self._read_tokens(model, train) for model in self.models],
+            [self._read_tokens(model, validation) for model in self.models],
+        )
+
+    def _choose_tokens(self, images: Index, count: int) -> Index:
+        """Return (n, 2): image in the store and token, the same for every slot; seed and image id decide."""
+        seed, ids = self.params.seed, self.features.ids
+        places = self.joined.feature_rows[images]
+        order = np.argsort([stable_hash(seed, "nodes", ids[place]) for place in places], kind="stable")
+        n_tokens = min(model.n_tokens for model in self.models)
+        chosen = []
+        for place in np.sort(places[order[:count]]):
+            rng = np.random.default_rng([seed, int(stable_hash(seed, ids[place]))])
+            tokens = np.sort(rng.choice(n_tokens, size=min(NODE_TOKENS, n_tokens), replace=False))
+            chosen.append(np.stack([np.full(len(tokens), place), tokens], axis=1))
+        return np.concatenate(chosen)
+
+    def _read_tokens(self, model: ModelAxes, places: Index) -> NDArray[np.float16]:
+        """Read tokens of every layer, (layers, n, D_i); places (n, 2) are ascending in the image."""
+        out = np.empty((len(model.layers), len(places), self.channels[model.name]), dtype=np.float16)
+        wanted = []
+        for images in self._chunks(model):
+            low, high = np.searchsorted(places[:, 0], [images.start, images.stop])
+            if high > low:
+                wanted.append((images, slice(low, high)))
+
+        def load(item: tuple[slice, slice]) -> NDArray[np.float16]:
+            return self.features.read_tokens(model.name, item[0])
+
+        for (images, where), block in load_ahead(wanted, load):
+            out[:, where] = block[:, places[where, 0] - images.start, places[where, 1]]
+        if not np.isfinite(out).all():
+            raise BadInput(f"{self.features.store.path}: tokens of {model.name} are not finite", do="Extract again.")
+        return out

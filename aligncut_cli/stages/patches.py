@@ -1,0 +1,59 @@
+"""Patches of slots: concepts are centred among them on a map, and their features are read without the class token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aligncut_cli.console import Console
+from aligncut_cli.maths.concepts import choose_centres, choose_radius
+from aligncut_cli.stages.sample import choose_nodes, gather_rows
+from aligncut_cli.stages.space import FeatureSpace
+from aligncut_cli.store.kinds.tsne import Tsne
+from aligncut_cli.store.nodes import Block, Slot
+
+
+@dataclass(frozen=True)
+class Centres:
+    """Concepts as balls on a map.
+
+    places : (concept, dim)
+    radius : of every ball, in the map's unit
+    """
+
+    places: NDArray[np.float32]
+    radius: float
+
+
+def place_concepts(
+    source: Tsne,
+    slots: Sequence[Slot],
+    *,
+    n_concepts: int,
+    n_sample: int,
+    radius: float | None,
+    seed: int,
+    console: Console,
+    label: str,
+) -> Centres:
+    """Choose concepts among a sample of the patches of some slots of one map, by farthest points, and their radius.
+
+    n_sample : tokens to draw, class tokens included, which are then left out
+    radius   : None chooses it by the rule of `choose_radius`
+    """
+    axes = source.axes
+    nodes = choose_nodes(source, slots, min(n_sample, axes.n_group_nodes(slots)), seed=seed, purpose="concepts")
+    coords = gather_rows(source, slots, nodes, console=console, label=label)
+    is_patch = [axes.locate(nodes, slot)[:, 1] >= int(axes[slot.model].class_token) for slot in slots]
+    points = np.unique(coords[np.concatenate(is_patch)], axis=0)  # t-SNE places many tokens on one point
+    places = points[choose_centres(points, n_concepts=n_concepts)]
+    return Centres(places, choose_radius(places) if radius is None else radius)
+
+
+def load_patches(space: FeatureSpace, block: Block) -> NDArray[np.float16]:
+    """Read a block as stored: (image, patch, channel); checks that it is finite. Safe in a thread."""
+    model, rows = space.axes[block.slot.model], space.load(block)
+    return rows.reshape(-1, model.n_tokens, rows.shape[1])[:, int(model.class_token) :]
