@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from aligncut_cli.errors import BadInput, UsageError
 from aligncut_cli.store.kinds.base import Array, Kind
 
 if TYPE_CHECKING:
@@ -23,6 +24,31 @@ WEIGHT = Array(
 )
 READOUT = Array("readout/weight", "float32", ("universal", "voxel"), {"voxel": VOXELS_PER_BLOCK}, about="beta of Eq. 2")
 BIAS = Array("readout/bias", "float32", ("voxel",), about="eps of Eq. 2")
+DEVIATION = Array(
+    "readout/deviation",
+    "float32",
+    ("universal",),
+    about="standard deviation over training images of each pooled channel, slots averaged",
+)
+FIT_WEIGHT = Array(
+    "fits/{model}/weight",
+    "float32",
+    ("fit", "layer", "channel", "universal"),
+    {"fit": 1, "layer": 1},
+    about="W of every fit",
+    when="several fits",
+)
+FIT_READOUT = Array(
+    "fits/readout/weight",
+    "float32",
+    ("fit", "universal", "voxel"),
+    {"fit": 1, "voxel": VOXELS_PER_BLOCK},
+    about="beta of every fit",
+    when="several fits",
+)
+FIT_BIAS = Array(
+    "fits/readout/bias", "float32", ("fit", "voxel"), {"fit": 1}, about="eps of every fit", when="several fits"
+)
 ROI = Array("roi/{roi}", "bool", ("voxel",), about="whether a voxel belongs to the region", when="where ROIs are named")
 R2 = Array("scores/r2", "float32", ("voxel",), about="variance explained on held-out images")
 R = Array("scores/r", "float32", ("voxel",), about="correlation on held-out images")
@@ -33,7 +59,8 @@ SEED_R = Array("scores/seed_r", "float32", ("seed", "voxel"), {"seed": 1}, about
 CEILING = Array("scores/ceiling", "float32", ("voxel",), about="explainable share of variance", when="--noise-ceiling")
 SCORES = (R2, R, RIDGE_R2, RIDGE_R)
 SEED_SCORES = (SEED_R2, SEED_R)
-KIND = Kind("alignment", (WEIGHT, READOUT, BIAS, ROI, *SCORES, *SEED_SCORES, CEILING))
+FITS = (FIT_WEIGHT, FIT_READOUT, FIT_BIAS)
+KIND = Kind("alignment", (WEIGHT, READOUT, BIAS, DEVIATION, *FITS, ROI, *SCORES, *SEED_SCORES, CEILING))
 
 # What a model's group keeps of the features'; it has no node axes.
 MODEL_ATTRIBUTES = ("timm", "grid", "class_token", "image_size", "weights", "layers")
@@ -91,13 +118,45 @@ class Alignment:
         """Return (layers, channels, universal) of a model's maps."""
         return tuple(self.store.array(WEIGHT.at(model)).shape)
 
-    def read_weight(self, model: str, position: int) -> NDArray[np.float32]:
+    @property
+    def has_readout(self) -> bool:
+        """Return whether voxels can be predicted; a consensus of the slots alone has no readout."""
+        return self.store.has(READOUT.at())
+
+    def require_readout(self, what: str) -> None:
+        """Refuse an alignment that no brain took part in, where `what` needs one."""
+        if not self.has_readout:
+            raise BadInput(
+                f"{self.store.path} has no readout, which {what} needs",
+                why="It was fitted to the consensus of the slots, not to responses.",
+                do="Give an alignment made with: aligncut align F.zarr -o A.zarr --responses DIR",
+            )
+
+    @property
+    def n_fits(self) -> int:
+        """Return how many fits are kept, with other seeds, folds or shuffled pairs; the first is the main one."""
+        name = FIT_READOUT.at()
+        return int(self.store.array(name).shape[0]) if self.store.has(name) else 1
+
+    def _require_fit(self, fit: int) -> None:
+        if not 0 <= fit < self.n_fits:
+            raise UsageError(f"{self.store.path} has no fit {fit}", do=f"It has fits 0 to {self.n_fits - 1}.")
+
+    def read_weight(self, model: str, position: int, *, fit: int = 0) -> NDArray[np.float32]:
         """Return W of one slot, (channel, universal); `position` is the layer's index here."""
+        self._require_fit(fit)
+        if fit:
+            return self.store.read(FIT_WEIGHT.at(model), (fit, position))
         return self.store.read(WEIGHT.at(model), (position,))
 
-    def read_readout(self) -> NDArray[np.float32]:
+    def read_readout(self, *, fit: int = 0) -> NDArray[np.float32]:
         """Return beta, (universal, voxel)."""
-        return self.store.read(READOUT.at())
+        self._require_fit(fit)
+        return self.store.read(FIT_READOUT.at(), (fit,)) if fit else self.store.read(READOUT.at())
+
+    def read_deviation(self) -> NDArray[np.float32] | None:
+        """Return the deviation of each pooled channel, (universal,); None where it was not kept."""
+        return self.store.read(DEVIATION.at()) if self.store.has(DEVIATION.at()) else None
 
     def has_score(self, score: Array) -> bool:
         """Return whether a score is there; older and other fits lack some."""
