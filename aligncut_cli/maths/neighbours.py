@@ -22,6 +22,8 @@ _FEWEST_CANDIDATES = {"cosine": 512, "euclidean": 4096}
 _POINTS_PER_CELL = 100
 _MOST_CELLS = 1024
 _KMEANS_STEPS = 8
+# A row belongs to its two nearest cells where their scores differ by less: rounding may give an equal query to either.
+_SAME_CELL = 1e-5
 # Exact search is taken where it costs no more than this.
 _EXACT_NANOSECONDS = 3e9
 # Queries and database rows per tile: on a CPU the scores of a tile stay in its cache.
@@ -175,8 +177,9 @@ class _TiledSearch:
 class _CellSearch:
     """Inverted-file search in tiles: a query is compared with the candidates of its nearest cell only.
 
-    A cell's candidates are the P database rows nearest to its centre, its own members and those around them, so that
-    one list does the work of several probed lists and a cell's queries make one dense product in full dimension.
+    A cell's candidates are the P database rows nearest to its centre, so that one list does the work of several probed
+    lists and a cell's queries make one dense product in full dimension. By cosine its own members are added, however
+    many and far away: a query that is in the database always finds itself.
 
     For distances the triangle inequality tells which answers are certain: a row outside of the list is at least
     R - |q - centre| away, R the distance of the list's last row. The rest is searched exactly, so the result is exact.
@@ -257,11 +260,25 @@ class _CellSearch:
             self._select.largest(inner_products(part, self._rows) - half, wanted)[1]
             for part in self._centres.split(256)
         ]
-        self._candidates = torch.cat(lists)
-        last = self._rows[self._candidates[:, -1]]
+        nearest = torch.cat(lists)
+        self._candidates = list(nearest) if self._metric == "euclidean" else self._add_members(nearest)
+        last = self._rows[nearest[:, -1]]
         self._reach = (last - self._centres).norm(dim=1) if wanted < m else torch.full((len(last),), float("inf"))
         self._reach = self._reach.to(self._device)
         self._n_candidates = wanted
+
+    def _add_members(self, nearest: torch.Tensor) -> list[torch.Tensor]:
+        """Return each cell's candidates with the rows that have no nearer centre: (L, P) -> L of (P or more,)."""
+        rows, cells = [], []
+        for start, part in zip(range(0, len(self._rows), 8192), self._rows.split(8192), strict=True):
+            best = torch.topk(inner_products(part, self._centres), min(2, len(self._centres)), dim=1)
+            row, place = torch.nonzero(best.values >= best.values[:, :1] - _SAME_CELL, as_tuple=True)
+            rows.append(row + start)
+            cells.append(best.indices[row, place])
+        cell, order = torch.cat(cells).sort(stable=True)
+        counts = torch.bincount(cell, minlength=len(nearest)).tolist()
+        members = torch.cat(rows)[order].split(counts)
+        return [torch.cat(pair).unique() for pair in zip(nearest, members, strict=True)]
 
 
 def _train_cells(rows: torch.Tensor, n_cells: int, seed: int, *, spherical: bool) -> torch.Tensor:

@@ -8,6 +8,7 @@ from aligncut_cli.errors import BadInput, UsageError
 from aligncut_cli.maths import neighbours
 from aligncut_cli.maths.affinity import unit_rows
 from aligncut_cli.maths.neighbours import build_search, choose_search
+from aligncut_cli.maths.propagate import propagate_eigenvectors
 
 EXACT = ["flat", "torch"]
 
@@ -64,7 +65,7 @@ def test_cells_find_exactly_the_nearest_by_distance(monkeypatch, k):
     search = build(database, "ivf", "euclidean")
     _, index = search.search(queries, k)
     assert search.record["cells"] == 30
-    assert search._candidates.shape[1] == max(80, 3 * k)
+    assert {len(listed) for listed in search._candidates} == {max(80, 3 * k)}
     assert (index.numpy() == rows).mean() > 0.999
 
 
@@ -80,6 +81,33 @@ def test_cells_find_most_of_the_nearest_by_cosine_and_their_cosines():
     assert np.all(np.diff(score.numpy()) <= 0)
     assert np.allclose(score.numpy()[:, 0], expected[:, 0], atol=2e-2)
     assert not search.record["exact"]
+
+
+def test_every_sampled_row_finds_itself_in_cells_and_carries_what_exact_search_carries(monkeypatch):
+    monkeypatch.setattr(neighbours, "_FEWEST_CANDIDATES", {"cosine": 20, "euclidean": 20})
+    # A large cloud and rows far from every centre: the 20 nearest to a centre leave most members of its cell out.
+    lonely = torch.randn(300, 32, generator=torch.Generator().manual_seed(8))
+    database = torch.cat([points(2700, 32, "cosine", seed=0), unit_rows(lonely)])
+    eigenvectors = torch.randn(3000, 4, generator=torch.Generator().manual_seed(1))
+    search = build(database, "ivf", "cosine")
+    nearest = torch.cat([search.search(part, 1)[1] for part in database.split(777)])
+    _, expected = search_naively(database, database, 1, "cosine")
+    assert np.array_equal(nearest.numpy(), expected)
+    carried = propagate_eigenvectors(torch.ones(3000, 1), nearest, eigenvectors)
+    assert torch.allclose(carried, eigenvectors, atol=1e-6)
+    score, index = search.search(database, 7)
+    assert torch.equal(index[:, 0], torch.arange(3000))
+    assert torch.allclose(score[:, 0], torch.ones(3000), atol=1e-6)
+    listed = torch.cat([row.unique() for row in search._candidates])
+    assert len(listed) < 2 * len(database)
+
+
+def test_cells_of_rows_that_are_all_the_same_list_each_row_twice_at_most():
+    database = unit_rows(torch.ones(1000, 8))
+    search = build(database, "ivf", "cosine")
+    score, _ = search.search(database, 3)
+    assert torch.allclose(score, torch.ones(1000, 3), atol=1e-6)
+    assert sum(map(len, search._candidates)) <= 10 * 512 + 2 * 1000
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
