@@ -195,6 +195,10 @@ class MaskParams(StageParams):
     )
 
 
+ORACLE_N_EIG = 10
+"""Eigenvectors that the oracle takes where none are asked for (Appendix C.4); fewer where a store has fewer."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SegmentParams(MaskParams):
     """Parameters of `segment`."""
@@ -202,7 +206,11 @@ class SegmentParams(MaskParams):
     resolution: Literal["pixels", "tokens"] = knob(
         "pixels", "Score every pixel of the photo (similarities upsampled), or one label per token."
     )
-    n_eig: int | None = knob(None, "Use only the leading N eigenvectors; the paper scores with 10.", at_least=1)
+    n_eig: int | None = knob(
+        None,
+        f"Use only the leading N eigenvectors; otherwise the oracle takes {ORACLE_N_EIG} (Appendix C.4), --clusters all.",
+        at_least=1,
+    )
     clusters: tuple[int, ...] = knob((), "Cut into this many segments; give it again for coarser levels that nest.")
     method: Literal["rotation", "kmeans"] = knob(
         "rotation", "How --clusters discretizes eigenvectors: Yu and Shi's rotation, or k-means."

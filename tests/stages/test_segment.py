@@ -245,11 +245,99 @@ def test_several_stores_stand_side_by_side_with_the_spread_of_repetitions(tmp_pa
         alone = done("segment", store_, "-o", tmp_path / f"{store_.name}.s", "--masks", tmp_path / "masks")
         assert open_store(alone).read("scores/miou")[0, 0] == expected
     rows = list(csv.DictReader((tmp_path / "out" / "scores.csv").read_text().splitlines()))
-    assert [row["run"] for row in rows] == ["after", "before"]
-    assert float(rows[1]["mIoU"]) == pytest.approx(miou[1:].mean())
-    assert float(rows[1]["mIoU sd"]) == pytest.approx(abs(miou[1] - miou[2]) / math.sqrt(2), rel=1e-5)
+    assert [(row["model"], row["layer"]) for row in rows] == [("clip", "0")]
+    assert float(rows[0]["after mIoU"]) == 1
+    assert float(rows[0]["before mIoU"]) == pytest.approx(miou[1:].mean())
+    assert float(rows[0]["before mIoU sd"]) == pytest.approx(abs(miou[1] - miou[2]) / math.sqrt(2), rel=1e-5)
+    assert (rows[0]["after runs"], rows[0]["before runs"]) == ("1", "2")
     assert (tmp_path / "out" / "scores.png").stat().st_size > 5000
     assert "before" in result.err
+
+
+def test_before_after_and_control_stand_in_one_row_each_with_its_own_scores(tmp_path: Path) -> None:
+    truth = halves(12)
+    for index, mask in enumerate(truth):
+        write_mask(tmp_path / "masks" / f"image-{index:03d}.png", mask)
+    named = []
+    for name, noise, controls in (("before", 0.7, []), ("after", 0.0, []), ("control", 3.0, ["shuffled pairs"])):
+        rng = np.random.default_rng(4)
+        rows = {
+            model: rng.standard_normal((2, 12, 17, 2)) * noise + perfect_rows(truth) * [[[[scale]]]]
+            for model, scale in (("clip", 1.0), ("mae", 0.5))
+        }
+        path = make_node_store(tmp_path / f"{name}.zarr", "eigs", rows, grid=(4, 4), controls=controls)
+        named.append(f"{name}={path}")
+    result = aligncut(
+        "segment", *named, "-o", tmp_path / "s.zarr", "--masks", tmp_path / "masks", "--figures", tmp_path / "out"
+    )
+    assert result.code == 0, result.err
+    runs = open_store(tmp_path / "s.zarr").read("runs/miou")
+    assert len(np.unique(runs)) > 6
+    header = next(line for line in result.err.splitlines() if "before mIoU" in line)
+    assert [part.strip() for part in header.split("  ") if part.strip()] == [
+        *("model", "layer", "before mIoU", "before other masks", "after mIoU", "after other masks"),
+        *("control mIoU", "control other masks", "grid bound"),
+    ]
+    shown = [line.split() for line in result.err.splitlines() if line.startswith(("clip ", "mae "))]
+    assert [[row[i] for i in (0, 1, 2, 4, 6)] for row in shown] == [
+        [model, str(layer), *(f"{runs[run, m, layer]:.3f}" for run in range(3))]
+        for m, model in enumerate(("clip", "mae"))
+        for layer in range(2)
+    ]
+    wide = list(csv.DictReader((tmp_path / "out" / "scores.csv").read_text().splitlines()))
+    found = [[float(row[f"{name} mIoU"]) for name in ("before", "after", "control")] for row in wide]
+    np.testing.assert_allclose(found, runs.transpose(1, 2, 0).reshape(4, 3), rtol=1e-6)
+    # the control is named where it stands, and the others are not called one
+    assert "CONTROL, not the real responses: shuffled pairs (run control)" in result.err
+    long = list(csv.DictReader((tmp_path / "out" / "runs.csv").read_text().splitlines()))
+    assert {(row["run"], row["control"]) for row in long} == {
+        *(("before", ""), ("after", "")),
+        ("control", "shuffled pairs"),
+    }
+    assert open_store(tmp_path / "s.zarr").record["controls"] == []
+    assert open_store(tmp_path / "s.zarr").record["run_controls"]["control"] == ["shuffled pairs"]
+
+
+def test_the_oracle_takes_ten_eigenvectors_and_clusters_take_all(tmp_path: Path) -> None:
+    truth = halves(10)
+    for index, mask in enumerate(truth):
+        write_mask(tmp_path / "masks" / f"image-{index:03d}.png", mask)
+    # what tells the classes apart stands behind the tenth
+    noise = np.random.default_rng(2).standard_normal((1, 10, 17, 10)) * 0.01
+    values = {"clip": np.concatenate([noise, perfect_rows(truth)[None]], axis=3)}
+    eigs = make_node_store(tmp_path / "e.zarr", "eigs", values, grid=(4, 4))
+    few = make_node_store(tmp_path / "few.zarr", "eigs", {"clip": values["clip"][..., 10:]}, grid=(4, 4))
+    args = ["--masks", tmp_path / "masks"]
+    usual = aligncut("segment", eigs, "-o", tmp_path / "usual.zarr", *args)
+    ten = done("segment", eigs, "-o", tmp_path / "ten.zarr", *args, "--n-eig", 10)
+    all12 = done("segment", eigs, "-o", tmp_path / "all.zarr", *args, "--n-eig", 12)
+    assert open_store(usual.path).read("scores/miou") == open_store(ten).read("scores/miou")
+    assert open_store(usual.path).read("scores/miou")[0, 0] < 0.6
+    assert open_store(all12).read("scores/miou")[0, 0] == 1
+    assert open_store(usual.path).record["summary"]["n_eig"] == 10
+    assert "oracle centres of 10 eigenvectors" in usual.err
+    assert "the paper scores with" not in usual.err
+    fewer = aligncut("segment", few, "-o", tmp_path / "fewer.zarr", *args)
+    assert open_store(fewer.path).read("scores/miou")[0, 0] == 1
+    assert "scored with all 2 eigenvectors there are; the paper scores with 10" in fewer.err
+    refused = aligncut("segment", few, "-o", tmp_path / "refused.zarr", *args, "--n-eig", 10)
+    assert refused.code == 3
+    assert "the eigs store has 2 eigenvectors" in refused.err
+    cut = done("segment", eigs, "-o", tmp_path / "cut.zarr", *args, "--clusters", 2)
+    assert open_store(cut).record["summary"]["n_eig"] == 12
+
+
+def test_a_score_says_how_many_classes_it_is_a_mean_over(tmp_path: Path) -> None:
+    truth = halves(4)
+    for index, mask in enumerate(truth):
+        write_mask(tmp_path / "masks" / f"image-{index:03d}.png", mask)
+    (tmp_path / "masks" / "classes.txt").write_text("background\ncat\ndog\nunicorn\n")
+    eigs = make_node_store(tmp_path / "e.zarr", "eigs", {"clip": perfect_rows(truth)[None]}, grid=(4, 4))
+    few = aligncut("segment", eigs, "-o", tmp_path / "s.zarr", "--masks", tmp_path / "masks")
+    assert "mIoU over the 2 of 4 classes that occur" in few.err
+    (tmp_path / "masks" / "classes.txt").write_text("background\ncat\n")
+    every = aligncut("segment", eigs, "-o", tmp_path / "t.zarr", "--masks", tmp_path / "masks")
+    assert "mIoU over 2 classes, oracle" in every.err
 
 
 def test_clusters_are_the_planted_segments_and_coarser_levels_nest(tmp_path: Path) -> None:

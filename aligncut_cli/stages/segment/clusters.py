@@ -41,6 +41,8 @@ class Clusters:
     levels : numbers of clusters, the finest first
     """
 
+    usual_n_eig: int | None = None
+
     def __init__(self, setting: Setting) -> None:
         self.setting, self.layout, self.sums = setting, setting.layout, setting.sums
         self.params, self.n_classes = setting.params, setting.n_classes

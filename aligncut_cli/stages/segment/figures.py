@@ -79,11 +79,11 @@ class SegmentFigures:
         if not self.segments.scored:
             return
         scores = read_scores(self.segments.store)
-        for name, table in (("scores", tabulate), ("runs", list_runs), ("classes", list_classes)):
-            header, rows = table(scores)
-            write_csv(self.folder / f"{name}.csv", header, rows, controls=self.controls)
-        title = f"{scores.method}, {len(scores.classes)} classes, {len(self.photos)} images"
-        figure = plot_scores(_score_lines(scores), title=title, controls=self.controls)
+        write_csv(self.folder / "scores.csv", *tabulate(scores), controls=scores.controls)
+        for name, table in (("runs", list_runs), ("classes", list_classes)):
+            write_csv(self.folder / f"{name}.csv", *table(scores), controls=[])  # each row says itself what it is
+        title = f"{scores.method}, {scores.classes_scored}, {len(self.photos)} images"
+        figure = plot_scores(_score_lines(scores), title=title, controls=scores.controls)
         save_figure(figure, self.folder / "scores.png")
 
     def _draw(self, index: int, image: int, data: None) -> None:

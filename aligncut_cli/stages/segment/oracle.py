@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from aligncut_cli.errors import BadInput, UsageError
 from aligncut_cli.maths.grid import weigh_tokens_by_class
 from aligncut_cli.maths.segmentation import ClassCentres, OracleResult, OracleScore, label_tokens
+from aligncut_cli.params import ORACLE_N_EIG
 from aligncut_cli.stages.segment.passes import KINDS, ByModel, Floats, Place, Rounding, Rows, Setting, score_rounding
 from aligncut_cli.store.kinds.segments import COUNTED, HISTOGRAM, IMAGE_MIOU, MEANINGS, ROUNDING, SUMS, WEIGHTS
 from aligncut_cli.store.nodes import ModelAxes
@@ -24,6 +25,7 @@ THRESHOLDS = np.linspace(0, 1, 10)
 class Oracle:
     """Two passes over the images of every store, with their own masks and with those of other images."""
 
+    usual_n_eig: int | None = ORACLE_N_EIG
     scores: tuple[str, ...] = (*MEANINGS, "iou")
     coarser: tuple[int, ...] = ()
 

@@ -58,20 +58,26 @@ class Layout:
     stores    : labels are kept of the first, scores of all
     axes      : node axes, alike in all stores
     images    : `images/` of the first, which all have
+    available : eigenvectors that every store has
     n_eig     : leading eigenvectors that are used, C
     per_block : images of a block, at most
     blocks    : images of each block
     places    : the blocks of every store in turn
     """
 
-    def __init__(self, runs: Sequence[Run], *, n_eig: int | None) -> None:
+    def __init__(self, runs: Sequence[Run], *, n_eig: int | None, usual: int | None) -> None:
+        """Lay out.
+
+        n_eig : eigenvectors asked for; without, `usual` or as many as there are, and without that all
+        """
         self.names = [run.name for run in runs]
         self.stores = [Eigs(run.store) for run in runs]
         self.first = self.stores[0]
         self.axes = self.first.axes
         self.images = self.first.images()
         self.n_images = len(self.images["id"])
-        self.n_eig = self._count_eigenvectors(n_eig)
+        self.available = min(store.n_eig for store in self.stores)
+        self.n_eig = self._require_eigenvectors(n_eig) if n_eig else min(usual or self.available, self.available)
         for store in self.stores[1:]:
             self._require_alike(store)
         require_tokens(self.axes, self.first.store.path)
@@ -79,13 +85,13 @@ class Layout:
         self.blocks = list(image_slices(self.n_images, self.per_block))
         self.places = [Place(run, images) for run in range(len(runs)) for images in self.blocks]
 
-    def _count_eigenvectors(self, wanted: int | None) -> int:
-        available = min(store.n_eig for store in self.stores)
-        if (wanted or 0) > available:
+    def _require_eigenvectors(self, wanted: int) -> int:
+        if wanted > self.available:
             raise BadInput(
-                f"--n-eig {wanted}: the eigs store has {available} eigenvectors", do="Make it with a larger --n-eig."
+                f"--n-eig {wanted}: the eigs store has {self.available} eigenvectors",
+                do="Make it with a larger --n-eig.",
             )
-        return wanted or available
+        return wanted
 
     def _require_alike(self, other: Eigs) -> None:
         """Require the same models, layers and images of every store, so that scores stand side by side."""

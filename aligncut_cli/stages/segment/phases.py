@@ -37,10 +37,12 @@ NO_LABEL = -1
 class Way(Protocol):
     """A way of segmenting.
 
-    scores  : names of the scores it gives
-    coarser : numbers of clusters of the levels beside the finest one
+    usual_n_eig : leading eigenvectors it takes where none are asked for; None is all
+    scores      : names of the scores it gives
+    coarser     : numbers of clusters of the levels beside the finest one
     """
 
+    usual_n_eig: int | None
     scores: tuple[str, ...]
     coarser: tuple[int, ...]
 
@@ -81,8 +83,12 @@ class SegmentStage:
         console: Console,
     ) -> None:
         self.work, self.params, self.console = work, params, console
-        self.controls = collect_controls(*(run.store for run in runs))
-        self.layout = Layout(runs, n_eig=params.n_eig)
+        self.controls = collect_controls(runs[0].store)
+        self.run_controls = {
+            run.name: collect_controls(*(other.store for other in runs if other.name == run.name)) for run in runs
+        }
+        way = WAYS["clusters" if params.clusters else "oracle"]
+        self.layout = Layout(runs, n_eig=params.n_eig, usual=way.usual_n_eig)
         self.axes = self.layout.axes
         self.truth = None if masks is None else Truth(masks, self.layout.images, seed=params.seed)
         self.classes = [] if self.truth is None else self.truth.classes
@@ -97,7 +103,7 @@ class SegmentStage:
             n_threads=options.workers or os.cpu_count() or 1,
             console=console,
         )
-        self.way: Way = WAYS["clusters" if params.clusters else "oracle"](setting)
+        self.way: Way = way(setting)
         self.labels = declare_labels(self.way.coarser)
 
     def phases(self) -> Sequence[Phase[Any]]:
@@ -163,15 +169,19 @@ class SegmentStage:
         """Give the store its name, with the best slot's scores, and show the table of all."""
         outcome = self.work.finish(
             models=self.axes.names,
-            summary={"images": self.layout.n_images, **self._summarize()},
+            summary={"images": self.layout.n_images, "n_eig": self.layout.n_eig, **self._summarize()},
             controls=self.controls,
+            run_controls=self.run_controls,
             classes=self.classes,
             runs=self.layout.names,
         )
         self.console.note(f"{self.layout.n_images:,} images, segments of {', '.join(self.axes.names)}")
+        usual, used = self.way.usual_n_eig, self.layout.n_eig
+        if self.params.n_eig is None and usual is not None and used < usual:
+            self.console.note(f"scored with all {used} eigenvectors there are; the paper scores with {usual}")
         if self.truth is not None:
             scores = read_scores(open_store(outcome.path))
-            self.console.table(*tabulate(scores), title=scores.title(self.controls))
+            self.console.table(*tabulate(scores, brief=True), title=scores.title)
         return outcome
 
     def _summarize(self) -> dict[str, Any]:

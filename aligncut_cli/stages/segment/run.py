@@ -20,8 +20,8 @@ from aligncut_cli.store.run import Outcome, Work
 if TYPE_CHECKING:
     from aligncut_cli.masks import MaskSet
 
-VERSION = 1
-FIGURES_VERSION = 1
+VERSION = 2
+FIGURES_VERSION = 2
 LOOSE = ("masks_format", "pictures")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +12,12 @@ from numpy.typing import NDArray
 from aligncut_cli.controls import title_with_controls
 from aligncut_cli.maths.finite import finite_or_none
 from aligncut_cli.store.kinds.segments import MEANINGS, Segments, name_level_score
-from aligncut_cli.store.read import Store
+from aligncut_cli.store.read import Store, collect_controls
 
 Floats = NDArray[np.float64]
 Table = tuple[list[str], list[list[object]]]
+Column = tuple[str, Callable[[str, int], object]]
+"""A heading, and what gives the cell of a model and the position of a layer."""
 HEADINGS = {
     "miou": "mIoU",
     "threshold": "threshold",
@@ -24,6 +27,10 @@ HEADINGS = {
     "bound": "grid bound",
 }
 """What the scores of `kinds.segments.MEANINGS` are called in tables."""
+BRIEF = ("miou", "shuffled")
+"""What a terminal shows of every run where several stand side by side."""
+SHARED = ("bound",)
+"""Scores of the masks alone, so the same for every run."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,8 @@ class Scores:
     layers  : the layers of each model
     classes : names
     levels  : numbers of coarser clusters that have a score of their own
+    method  : how the segments were made
+    marks   : by the name of each run that is a control, of what
     values  : (run, model, layer) by name, `iou` (run, model, layer, class); NaN where a model has fewer layers
     """
 
@@ -42,6 +51,7 @@ class Scores:
     classes: list[str]
     levels: list[int]
     method: str
+    marks: dict[str, list[str]]
     values: dict[str, Floats]
 
     @property
@@ -60,15 +70,33 @@ class Scores:
         at = list(self.layers).index(model)
         return self.values[score][chosen, at, : len(self.layers[model])]
 
-    def title(self, controls: Sequence[str]) -> str:
-        """Say what the table is, and that it is a control."""
-        return title_with_controls(f"mIoU over {len(self.classes)} classes, {self.method}", controls)
+    @property
+    def controls(self) -> list[str]:
+        """Return what is a control, with the run's name where there are several."""
+        several = len(self.names) > 1
+        return [
+            f"{', '.join(marks)} (run {name})" if several else ", ".join(marks) for name, marks in self.marks.items()
+        ]
+
+    @property
+    def classes_scored(self) -> str:
+        """Say how many classes mIoU is a mean over: those that occur, in masks or segments."""
+        counted = np.isfinite(self.values["iou"]).any(axis=(0, 1, 2)).sum() if "iou" in self.values else 0
+        named = len(self.classes)
+        return f"{named} classes" if counted in (0, named) else f"the {counted} of {named} classes that occur"
+
+    @property
+    def title(self) -> str:
+        """Say what the table is, and what in it is a control."""
+        return title_with_controls(f"mIoU over {self.classes_scored}, {self.method}", self.controls)
 
 
 def read_scores(store: Store) -> Scores:
     """Read every array of scores of a segments store made with masks."""
     segments = Segments(store)
     clusters = ", ".join(map(str, segments.clusters))
+    n_eig = store.record.get("summary", {}).get("n_eig")
+    marks = store.record.get("run_controls", dict.fromkeys(segments.runs, collect_controls(store)))
     return Scores(
         runs=segments.runs,
         layers={model.name: list(model.layers) for model in segments.axes.models},
@@ -76,29 +104,55 @@ def read_scores(store: Store) -> Scores:
         levels=segments.clusters[1:],
         method=f"{clusters} clusters by {store.record['params']['method']}, matched to classes"
         if clusters
-        else "oracle centres",
+        else "oracle centres" + (f" of {n_eig} eigenvectors" if n_eig else ""),
+        marks={name: found for name, found in marks.items() if found},
         values={name: segments.read_score(name).astype(np.float64) for name in segments.score_names},
     )
 
 
-def tabulate(scores: Scores) -> Table:
-    """Return header and rows: one row per run's name, model and layer; over repetitions the mean, and their spread."""
-    repeated = len(scores.names) < len(scores.runs)
+def tabulate(scores: Scores, *, brief: bool = False) -> Table:
+    """Return header and rows: one row per model and layer, and of each run's name a group of columns beside each other.
+
+    Over repetitions it is their mean, with the spread of mIoU.
+
+    brief : of several runs BRIEF and SHARED only, as fits a terminal
+    """
     several = len(scores.names) > 1
-    header = ["run"] * several + ["model", "layer", *(HEADINGS.get(name, name) for name in scores.shown)]
-    header += ["runs", "mIoU sd"] * repeated
-    rows: list[list[object]] = []
-    for name in scores.names:
-        for model, layers in scores.layers.items():
-            columns = {score: scores.of(name, model, score) for score in scores.shown}
-            for at, layer in enumerate(layers):
-                row: list[object] = [*[name] * several, model, layer]
-                row += [finite_or_none(column[:, at].mean()) for column in columns.values()]
-                if repeated:
-                    miou = columns["miou"][:, at]
-                    row += [len(miou), finite_or_none(miou.std(ddof=1)) if len(miou) > 1 else None]
-                rows.append(row)
-    return header, rows
+    each = [name for name in scores.shown if not several or name not in SHARED]
+    if brief and several:
+        each = [name for name in BRIEF if name in each]
+    columns = [column for name in scores.names for column in _run_columns(scores, name, each, prefix=several)]
+    shared = [name for name in scores.shown if name not in each and name in SHARED]
+    columns += [(HEADINGS[name], partial(_mean, scores, scores.names[0], name)) for name in shared]
+    rows: list[list[object]] = [
+        [model, layer, *(read(model, at) for _, read in columns)]
+        for model, layers in scores.layers.items()
+        for at, layer in enumerate(layers)
+    ]
+    return ["model", "layer", *(heading for heading, _ in columns)], rows
+
+
+def _run_columns(scores: Scores, name: str, shown: Sequence[str], *, prefix: bool) -> list[Column]:
+    """Return the columns of one run's name; how many runs and their spread where any name has repetitions."""
+    before = f"{name} " if prefix else ""
+    columns: list[Column] = [
+        (before + HEADINGS.get(score, score), partial(_mean, scores, name, score)) for score in shown
+    ]
+    if len(scores.names) < len(scores.runs):
+        columns += [
+            (f"{before}runs", lambda model, at: scores.runs.count(name)),
+            (f"{before}mIoU sd", partial(_spread, scores, name)),
+        ]
+    return columns
+
+
+def _mean(scores: Scores, name: str, score: str, model: str, at: int) -> float | None:
+    return finite_or_none(scores.of(name, model, score)[:, at].mean())
+
+
+def _spread(scores: Scores, name: str, model: str, at: int) -> float | None:
+    miou = scores.of(name, model, "miou")[:, at]
+    return finite_or_none(miou.std(ddof=1)) if len(miou) > 1 else None
 
 
 def list_runs(scores: Scores) -> Table:
@@ -118,7 +172,7 @@ def list_classes(scores: Scores) -> Table:
 def _list_repetitions(
     scores: Scores, columns: Sequence[str], values: Callable[[str, str, tuple[int, int]], Sequence[object] | Floats]
 ) -> Table:
-    """Return header and rows of every run, model and layer.
+    """Return header and rows of every run, model and layer; a row of a control says so.
 
     values : of the columns, given the run's name, the model, and the positions of repetition and layer
     """
@@ -128,6 +182,8 @@ def _list_repetitions(
             for repetition in range(scores.runs.count(name)):
                 for model, layers in scores.layers.items():
                     for at, layer in enumerate(layers):
-                        yield [name, repetition, model, layer, *values(name, model, (repetition, at))]
+                        row = [name, repetition, model, layer, *values(name, model, (repetition, at))]
+                        yield row + ["; ".join(scores.marks.get(name, []))] * bool(scores.marks)
 
-    return ["run", "repetition", "model", "layer", *columns], list(list_rows())
+    header = ["run", "repetition", "model", "layer", *columns, *["control"] * bool(scores.marks)]
+    return header, list(list_rows())
