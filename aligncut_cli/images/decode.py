@@ -8,6 +8,7 @@ import warnings
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,25 @@ from aligncut_cli.errors import BadInput
 from aligncut_cli.images import inside
 
 Pixels = npt.NDArray[np.uint8]
+
+
+class Copy(NamedTuple):
+    """A copy wanted of an image: its size in pixels, and how it is resized, by a name of RESAMPLING."""
+
+    height: int
+    width: int
+    interpolation: str = "bicubic"
+
+
+RESAMPLING = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "lanczos": Image.Resampling.LANCZOS,
+    "nearest": Image.Resampling.NEAREST,
+    "box": Image.Resampling.BOX,
+    "hamming": Image.Resampling.HAMMING,
+}
+"""Interpolations by timm's names; all but nearest with antialiasing."""
 
 _ORIENTATION_TAG = 0x0112
 _TRANSPOSED = {
@@ -72,12 +92,13 @@ def check_image(path: Path) -> tuple[int, int]:
     return (width, height) if turned else (height, width)
 
 
-def decode_image(path: Path, sizes: Sequence[tuple[int, int]]) -> list[Pixels]:
+def decode_image(path: Path, copies: Sequence[tuple[int, int] | Copy]) -> list[Pixels]:
     """Decode an image as it is meant to be seen, and resize it without cropping.
 
-    sizes   : (h, w) in pixels of each copy wanted
-    returns : for each, (h, w, 3) uint8 RGB; bicubic with antialiasing; transparency on white
+    copies  : each copy wanted, or its (h, w) in pixels where it is bicubic
+    returns : for each, (h, w, 3) uint8 RGB; transparency on white
     """
+    wanted = [Copy(*copy) for copy in copies]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -86,7 +107,7 @@ def decode_image(path: Path, sizes: Sequence[tuple[int, int]]) -> list[Pixels]:
                 turn = _TRANSPOSED.get(_orientation(image))
                 if turn is not None:
                     seen = seen.transpose(turn)
-                return [np.array(seen.resize((w, h), Image.Resampling.BICUBIC)) for h, w in sizes]
+                return [np.array(seen.resize((w, h), RESAMPLING[how])) for h, w, how in wanted]
         except _BROKEN_FILE as error:
             raise _undecodable(path, error) from error
 

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from aligncut_cli.errors import BadInput, OutOfResources
-from aligncut_cli.images.decode import Pixels, check_image, decode_image
+from aligncut_cli.images.decode import Copy, Pixels, check_image, decode_image
 from aligncut_cli.images.files import ImageFile, OnProgress
 
 T = TypeVar("T")
@@ -72,16 +72,16 @@ class ImageDecoder:
     """Decodes images in worker processes, ahead of who consumes them; enter it with `with` and iterate once.
 
     files   : in the order in which they come out
-    sizes   : (h, w) of the copies made of each image
+    copies  : made of each image, or their (h, w) where they are bicubic
     workers : processes, which begin at once; 0 decodes in this one, when asked for the next
     ahead   : how many images may be waiting; what bounds the memory
     """
 
     def __init__(
-        self, files: Sequence[ImageFile], sizes: Sequence[tuple[int, int]], *, workers: int, ahead: int = 128
+        self, files: Sequence[ImageFile], copies: Sequence[tuple[int, int] | Copy], *, workers: int, ahead: int = 128
     ) -> None:
         self._paths, self._ahead = [file.path for file in files], ahead
-        self._decode = partial(decode_image, sizes=tuple(sizes))
+        self._decode = partial(decode_image, copies=tuple(copies))
         self._pool = _Pool(workers)
         self._results: Iterator[list[Pixels]] = iter(())
 
@@ -96,7 +96,7 @@ class ImageDecoder:
         self._pool.__exit__(kind, error, trace)
 
     def __iter__(self) -> Iterator[list[Pixels]]:
-        """One list per image: (h, w, 3) uint8 for each of the sizes."""
+        """One list per image: (h, w, 3) uint8 for each of the copies."""
         return self._results
 
 

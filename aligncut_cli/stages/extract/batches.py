@@ -10,11 +10,16 @@ import torch
 from numpy.typing import NDArray
 
 from aligncut_cli.errors import BadInput
-from aligncut_cli.images.decode import Pixels
-from aligncut_cli.models.backbone import Backbone
+from aligncut_cli.images.decode import Copy, Pixels
+from aligncut_cli.models.backbone import Backbone, BackboneInfo
 
 Tokens = NDArray[np.float16]
 Means = NDArray[np.float32]
+
+
+def copy_for(info: BackboneInfo) -> Copy:
+    """Return what a model wants of each image; models that want the same share it."""
+    return Copy(*info.image_size, info.interpolation)
 
 
 class Batch:
@@ -22,7 +27,7 @@ class Batch:
 
     images    : positions in the store
     ids       : of these images
-    pictures  : by (h, w) one (h, w, 3) uint8 of each image
+    pictures  : by the model's kind of copy one (h, w, 3) uint8 of each image
     backbones : by model
     at_once   : how many images a model is given
     """
@@ -31,7 +36,7 @@ class Batch:
         self,
         images: slice,
         ids: Sequence[str],
-        pictures: Mapping[tuple[int, int], Sequence[Pixels]],
+        pictures: Mapping[Copy, Sequence[Pixels]],
         backbones: Mapping[str, Backbone],
         *,
         at_once: int,
@@ -53,7 +58,7 @@ class Batch:
         return {name: self._extract(name, backbone) for name, backbone in self._backbones.items()}
 
     def _extract(self, model: str, backbone: Backbone) -> tuple[Tokens, Means]:
-        pictures = self._pictures[backbone.info.image_size]
+        pictures = self._pictures[copy_for(backbone.info)]
         tokens, means = [], []
         for start in range(0, len(pictures), self._at_once):
             stack = torch.from_numpy(np.stack(pictures[start : start + self._at_once])).permute(0, 3, 1, 2)

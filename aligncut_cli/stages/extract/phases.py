@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aligncut_cli.console import Console
-from aligncut_cli.images.decode import Pixels
+from aligncut_cli.images.decode import Copy, Pixels
 from aligncut_cli.images.files import ImageFile
 from aligncut_cli.images.workers import ImageDecoder, check_images
 from aligncut_cli.maths.device import resolve_device
@@ -21,7 +21,7 @@ from aligncut_cli.maths.sampling import node_keys, stable_hash
 from aligncut_cli.models.backbone import Backbone, load_backbone
 from aligncut_cli.models.registry import ModelSpec
 from aligncut_cli.params import ExtractParams, RunOptions
-from aligncut_cli.stages.extract.batches import Batch
+from aligncut_cli.stages.extract.batches import Batch, copy_for
 from aligncut_cli.stages.extract.layout import Layout, ModelPart, describe_models
 from aligncut_cli.store.kinds.base import put_images
 from aligncut_cli.store.kinds.features import POOLED, TOKEN, TOKENS, create_features
@@ -137,6 +137,7 @@ class ExtractStage:
             "grid": list(info.grid),
             "class_token": info.class_token,
             "image_size": list(info.image_size),
+            "interpolation": info.interpolation,
             "weights": dict(self.backbones[model.name].weights_record),
             "n_images": n_images,
             "n_tokens": model.n_tokens,
@@ -158,18 +159,18 @@ class ExtractStage:
         """Give each of these blocks its batch; images are decoded ahead in worker processes."""
         batches = [number for number, _ in itertools.groupby(pending, self.layout.batch_of)]
         wanted = [file for number in batches for file in self.files[self.layout.batch_images(number)]]
-        sizes = sorted({backbone.info.image_size for backbone in self.backbones.values()})
-        with ImageDecoder(wanted, sizes, workers=self.workers) as decoder:
-            yield self._batches(pending, sizes, iter(decoder))
+        kinds = sorted({copy_for(backbone.info) for backbone in self.backbones.values()})
+        with ImageDecoder(wanted, kinds, workers=self.workers) as decoder:
+            yield self._batches(pending, kinds, iter(decoder))
 
     def _batches(
-        self, pending: Sequence[int], sizes: Sequence[tuple[int, int]], decoded: Iterator[list[Pixels]]
+        self, pending: Sequence[int], kinds: Sequence[Copy], decoded: Iterator[list[Pixels]]
     ) -> Iterator[Batch]:
         for number, blocks in itertools.groupby(pending, self.layout.batch_of):
             images = self.layout.batch_images(number)
             ids = [file.id for file in self.files[images]]
             copies = list(itertools.islice(decoded, len(ids)))
-            pictures = {size: [of_image[at] for of_image in copies] for at, size in enumerate(sizes)}
+            pictures = {kind: [of_image[at] for of_image in copies] for at, kind in enumerate(kinds)}
             batch = Batch(images, ids, pictures, self.backbones, at_once=self.batch)
             for _ in blocks:
                 yield batch

@@ -16,6 +16,9 @@ from aligncut_cli.store.provenance import Identity, InputRecord
 from aligncut_cli.store.run import Outcome, Work
 
 VERSION = 1
+BILINEAR = ("_miil", "_sapiens2", "_lingbot")
+"""Ends of the names of timm's architectures whose photos are not resized by bicubic interpolation. They alone say so in
+the digest: everybody else's features are what they were when all photos were resized alike."""
 
 
 def run(inputs: Sequence[Path], params: ExtractParams, options: RunOptions, console: Console) -> Outcome:
@@ -23,13 +26,17 @@ def run(inputs: Sequence[Path], params: ExtractParams, options: RunOptions, cons
     specs = parse_models(params.model, params.weights, reserved=reserved_names())
     files = find_images(inputs)
     content = [[file.id, digest] for file, digest in zip(files, hash_images(files), strict=True)]
+    bilinear = {spec.name: "bilinear" for spec in specs if spec.timm_name.partition(".")[0].endswith(BILINEAR)}
     identity = Identity(
         stage="extract",
         version=VERSION,
         kind="features",
         params=as_record(params),
         inputs=[InputRecord(", ".join(str(path.resolve()) for path in inputs), "images", digest_of(content))],
-        extra={"weights": {spec.name: weights_identity(spec, seed=params.seed) for spec in specs}},
+        extra={
+            "weights": {spec.name: weights_identity(spec, seed=params.seed) for spec in specs},
+            **({"interpolation": bilinear} if bilinear else {}),
+        },
         loose=["weights"],
     )
 
