@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from functools import cache
 
@@ -34,25 +35,33 @@ def draw_montage(
     grids: Mapping[str, Sequence[tuple[int, Pixels]]],
     *,
     title: str,
+    caption: str,
     controls: Sequence[str],
 ) -> Image.Image:
     """Draw the photo, then one row per model with a tile per layer, in one scale.
 
     photo   : (H, W, 3), whose size is that of every tile
     grids   : for each model its (layer, (h, w, 3) colours), in order
+    caption : what the colours mean, below the title
     returns : the picture; rows are labelled with the model, tiles with the layer; a control is said in red
     """
     height, width = photo.shape[:2]
     text = max(10, height // 9)
     label = max(round(text * 0.62 * max(len(name) for name in grids)) + 2 * GAP, text)
     columns = 1 + max(len(tiles) for tiles in grids.values())
-    head = text + 2 * GAP + (text + GAP if controls else 0)
+    across = label + columns * (width + GAP) + GAP
+    small = text - 2
+    lines = textwrap.wrap(caption, max(16, round((across - 2 * GAP) / (0.52 * small))))
+    named = text + 2 * GAP + (text + GAP if controls else 0)
+    head = named + len(lines) * (small + GAP)
     row = height + text + 2 * GAP
-    canvas = Image.new("RGB", (label + columns * (width + GAP) + GAP, head + len(grids) * row + GAP), PAPER)
+    canvas = Image.new("RGB", (across, head + len(grids) * row + GAP), PAPER)
     draw = ImageDraw.Draw(canvas)
     draw.text((GAP, GAP), title, fill=INK, font=_font(text))
     if controls:
         draw.text((GAP, 2 * GAP + text), describe_controls(controls), fill=WARNING, font=_font(text))
+    for at, line in enumerate(lines):
+        draw.text((GAP, named + at * (small + GAP)), line, fill=INK, font=_font(small))
     for index, (name, tiles) in enumerate(grids.items()):
         top = head + index * row + text + GAP
         if index == 0:
@@ -60,7 +69,7 @@ def draw_montage(
         draw.text((GAP, top + height // 2), name, fill=INK, font=_font(text), anchor="lm")
         for column, (layer, rgb) in enumerate(tiles, start=1):
             left = label + column * (width + GAP)
-            draw.text((left, top - GAP // 2), f"layer {layer}", fill=INK, font=_font(text - 2), anchor="lb")
+            draw.text((left, top - GAP // 2), f"layer {layer}", fill=INK, font=_font(small), anchor="lb")
             canvas.paste(colour_grid(rgb, (height, width)), (left, top))
     return canvas
 

@@ -7,14 +7,19 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 import zarr
 from PIL import Image
 
+from aligncut_cli.stages.comparability import describe_colours
 from aligncut_cli.stages.tsne.place import NearestPlaces
+from aligncut_cli.store.kinds.eigs import Eigs
+from aligncut_cli.store.kinds.tsne import Tsne
 from aligncut_cli.store.read import open_store
 from aligncut_cli.viz.colours import colour_range, to_rgb
 from tests.conftest import TINY, aligncut, done, make_photos
+from tests.stages.made_stores import make_node_store
 from tests.stages.test_eigs import all_rows
 
 
@@ -151,3 +156,55 @@ def test_inspected_parameters_configure_a_run_that_is_up_to_date(tmp_path: Path,
     config.write_text(aligncut("inspect", eigs, "--params").out)
     result = aligncut("eigs", features, "-o", eigs, "--config", config)
     assert "up to date" in result.err
+
+
+SPACES: list[tuple[dict[str, object], str]] = [
+    ({"group": "all", "comparable": True}, "Like colours mean like places in one space, across photos, layers and"),
+    ({"group": "all", "comparable": False}, "These features are not aligned: like colours mean like places within one"),
+    ({"group": "all"}, "It is not recorded that the models share a space: like colours mean like places within one"),
+    ({"group": "model", "comparable": True}, "Every model has a map of its own: like colours mean like places within"),
+    ({"group": "layer", "comparable": True}, "Every layer has a map of its own: like colours mean like places within"),
+]
+
+
+@pytest.mark.parametrize(("record", "expected"), SPACES)
+def test_colours_are_said_to_compare_only_where_they_do(
+    tmp_path: Path, record: dict[str, object], expected: str
+) -> None:
+    values = {name: np.zeros((2, 3, 5, 3)) for name in ("clip", "mae")}
+    both = Tsne(open_store(make_node_store(tmp_path / "t.zarr", "tsne", values, grid=(2, 2), **record)))
+    assert describe_colours(both).startswith(expected)
+    alone = make_node_store(tmp_path / "a.zarr", "tsne", {"clip": values["clip"]}, grid=(2, 2), **record)
+    said = describe_colours(Tsne(open_store(alone)))
+    assert "models" not in said
+    assert ("across its photos and layers" in said) == (record["group"] != "layer")
+
+
+def test_eigs_stores_without_that_word_are_told_by_their_inputs(tmp_path: Path) -> None:
+    values = {name: np.zeros((2, 3, 5, 3)) for name in ("clip", "mae")}
+    for name, kinds, expected in (
+        ("aligned", ("features", "alignment"), "in one space, across photos, layers and models"),
+        ("raw", ("features",), "These features are not aligned"),
+    ):
+        inputs = [{"kind": kind, "path": "gone", "digest": "0"} for kind in kinds]
+        store = make_node_store(tmp_path / f"{name}.zarr", "eigs", values, grid=(2, 2), inputs=inputs)
+        assert expected in describe_colours(Eigs(open_store(store)))
+
+
+def test_montages_say_what_their_colours_mean(tmp_path: Path, features: Path) -> None:
+    pictures = {}
+    for group in ("all", "model"):
+        eigs = done(
+            "eigs", features, "-o", tmp_path / f"{group}.zarr", "--n-eig", 3, "--n-sample", 100, "--group", group
+        )
+        map3 = done("tsne", eigs, "-o", tmp_path / f"{group}-t.zarr", "--iterations", 5)
+        drawn = aligncut("render", map3, "-o", tmp_path / group, "--images", 1)
+        said = describe_colours(Tsne(open_store(map3)))
+        assert "within one model" in said
+        assert said in drawn.err
+        assert open_store(tmp_path / group).record["summary"]["colours"] == said
+        pictures[group] = np.asarray(Image.open(tmp_path / group / "photo-000.png").convert("L"))
+    assert pictures["all"].shape[1] == pictures["model"].shape[1]
+    # the sentence is drawn: under the title there is ink of another text
+    assert (pictures["all"][18:40] < 128).sum() > 100
+    assert not np.array_equal(pictures["all"][18:40], pictures["model"][18:40])

@@ -13,6 +13,7 @@ from PIL import Image
 from aligncut_cli.console import Console
 from aligncut_cli.errors import BadInput
 from aligncut_cli.params import RenderParams
+from aligncut_cli.stages.comparability import describe_colours
 from aligncut_cli.stages.photos import Photos
 from aligncut_cli.stages.render.section import OVERVIEW
 from aligncut_cli.store.folder import file_for_image
@@ -34,7 +35,7 @@ class RenderStage:
     def __init__(self, work: Work, source: Store, params: RenderParams, console: Console) -> None:
         self.work, self.params, self.console = work, params, console
         self.source, self.controls = Tsne(source), collect_controls(source)
-        self.axes = self.source.axes
+        self.axes, self.meaning = self.source.axes, describe_colours(self.source)
         if self.source.n_dims != 3:
             raise BadInput(
                 f"{source.path} is 2-D, and colours need three dimensions", do="Make it again with --dims 3."
@@ -90,7 +91,7 @@ class RenderStage:
         size = self.photos.tile_size(image, self.params.tile, narrowest=NARROWEST_TILE)
         grids = {model.name: list(zip(model.layers, colours[model.name], strict=True)) for model in self.axes.models}
         photo = self.photos.read(image, size)
-        return draw_montage(photo, grids, title=self.photos.id(image), controls=self.controls)
+        return draw_montage(photo, grids, title=self.photos.id(image), caption=self.meaning, controls=self.controls)
 
     def _draw_overview(self) -> None:
         pictures = [Image.open(self._file(image)) for image in range(min(self.n_images, OVERVIEW_IMAGES))]
@@ -103,4 +104,6 @@ class RenderStage:
         """Say which photos were missing, and give the folder its name."""
         self.photos.look_for(range(self.n_images))
         self.photos.say_missing(self.console)
-        return self.work.finish(models=self.axes.names, summary={"images": self.n_images}, controls=self.controls)
+        self.console.note(self.meaning)
+        summary = {"images": self.n_images, "colours": self.meaning}
+        return self.work.finish(models=self.axes.names, summary=summary, controls=self.controls)

@@ -12,6 +12,7 @@ import aligncut_cli
 from aligncut_cli.params import ReportParams
 from aligncut_cli.stages.align.section import is_synthetic
 from aligncut_cli.stages.blocks import name_of
+from aligncut_cli.stages.comparability import describe_colours
 from aligncut_cli.stages.report.files import PageFolder
 from aligncut_cli.stages.report.layout import THUMBS_PER_SHEET, Layout
 from aligncut_cli.stages.report.sections import describe_stores, make_sections
@@ -70,6 +71,7 @@ def _describe_view(view: View, images: list[int]) -> dict[str, Any]:
         ],
         "nEig": view.n_eig,
         "colours": view.colours is not None,
+        "meaning": describe_colours(view.source),
         "plane": None if view.plane is None else view.plane.n_dims,
         "labels": [{"name": item.name, "classes": item.classes} for item in view.labellings],
     }

@@ -15,6 +15,7 @@ from aligncut_cli.errors import BadInput
 from aligncut_cli.maths.device import resolve_device
 from aligncut_cli.maths.tsne import fit_tsne
 from aligncut_cli.params import RunOptions, TsneParams
+from aligncut_cli.stages.comparability import share_a_space
 from aligncut_cli.stages.sample import choose_nodes, gather_rows
 from aligncut_cli.stages.tsne.basis import copy_fit, require_same_space
 from aligncut_cli.stages.tsne.place import NearestPlaces
@@ -207,6 +208,7 @@ class TsneStage:
             groups=names,
             colour_range={"low": low.tolist(), "high": high.tolist()},
             controls=self.controls,
+            comparable=share_a_space(self.source.store),
         )
         divergence = ", ".join(f"{fit['kl_divergence']:.3f}" for fit in fits.values())
         self.console.note(

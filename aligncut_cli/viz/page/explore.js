@@ -226,9 +226,9 @@
     const show = stripShow();
     $("strip-lead").textContent =
       show === "similarity"
-        ? "The chosen patch, asked in every layer by itself: what does this layer see as alike?"
+        ? "Cosine similarity to the chosen patch, asked in every layer by itself."
         : show === "colours"
-          ? "Like colours mean like places in the shared space, across photos, layers and models."
+          ? view.meaning
           : "";
     const [, high, wide] = photoOf(state.photo);
     const base = await thumb(state.photo);
@@ -352,7 +352,7 @@
     const names = others.slice(0, 3).map((i) => `${photoOf(i)[0]} (${scores[i].toFixed(2)})`);
     $("finding").textContent =
       `Row ${row}, column ${column} of ${photoOf(state.photo)[0]} in ${slotName()}: ` +
-      `${share < 10 ? share.toFixed(1) : Math.round(share)} % of all patches are very similar to it (above 0.9).` +
+      `${share < 10 ? share.toFixed(1) : Math.round(share)} % of all patches have a similarity to it above 0.9.` +
       (names.length ? ` Closest among the other photos: ${names.join(", ")}. The number is the mean of a photo's most similar tenth.` : "");
   };
 
@@ -407,7 +407,7 @@
       view.group === "layer"
         ? `The map of ${slotName()}; every layer has a map of its own.`
         : `The path of row ${row}, column ${column} of ${photoOf(state.photo)[0]} through the layers of ${model().name}; numbers are layers${view.group === "all" && view.models.length > 1 ? ", thin lines the other models" : ""}.`;
-    if (view.plane === 3) $("map-caption").append(" (Two of the three axes of the colour map; a 2-D tsne store would give a better one.)");
+    if (view.plane === 3) $("map-caption").append(" (Two of the three axes of the colour map; a 2-D tsne store has a map of its own.)");
     $("map").dataset.drawn = mine;
   };
 
@@ -426,7 +426,7 @@
       const ends = $("rank").checked ? ["least similar", "most similar"] : ["0 or less", "1"];
       legend.replaceChildren(element("p", { class: "scale" }, ends[0], bar, ends[1], $("rank").checked ? "" : " cosine similarity"));
     } else if (state.show === "colours") {
-      legend.replaceChildren(element("p", { class: "quiet" }, "Like colours mean like places in the shared space of all models and layers."));
+      legend.replaceChildren(element("p", { class: "quiet" }, view.meaning));
     } else {
       const labels = view.labels[Number(state.show.slice(1))];
       const classes = state.show.startsWith("s") && labels ? labels.classes : [];
@@ -503,7 +503,7 @@
     $("space").setAttribute("aria-description", warning);
     const within = (value, count, otherwise) => (Number.isInteger(value) && value >= 0 && value < count ? value : otherwise);
     state.model = within(wanted.model ?? state.model, view.models.length, 0);
-    // objects stand out in later layers, so that is where to begin
+    // begin where the first and the last layers are a step away
     state.layer = within(wanted.layer ?? state.layer, model().layers.length, Math.floor(0.7 * model().layers.length));
     state.photo = within(wanted.photo ?? state.photo, view.images.length, 0);
     const centre = Math.floor(model().grid[0] / 2) * model().grid[1] + Math.floor(model().grid[1] / 2);
