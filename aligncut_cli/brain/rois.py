@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from aligncut_cli.brain.arrays import list_npz, load_npz
 from aligncut_cli.errors import BadInput
+from aligncut_cli.images.guard import reading, require_file, require_memory
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
@@ -23,33 +24,23 @@ def read_rois(path: Path, *, n_voxels: int) -> dict[str, npt.NDArray[np.bool_]]:
     n_voxels : of the responses, before any are dropped
     returns  : name -> (n_voxels,) bool, in the file's order
     """
-    if not path.is_file():
-        raise BadInput(f"{path}: no such file.", do="Check --rois.")
-    if path.suffix == ".json":
+    require_file(path, do="Check --rois.")
+    require_memory(path, 20 * path.stat().st_size)
+    if path.suffix.lower() == ".json":
         content = _load_json(path)
-    elif path.suffix == ".npz":
-        content = _load_npz(path)
+    elif path.suffix.lower() == ".npz":
+        content = {name: load_npz(path, name) for name in list_npz(path)}
     else:
         raise BadInput(f"{path}: ROIs are read from .json or .npz.")
     return {name: _to_mask(path, name, value, n_voxels) for name, value in content.items()}
 
 
 def _load_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise BadInput(f"{path}: is not valid JSON ({error}).") from error
+    with reading(path, "JSON in UTF-8"):
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     if not isinstance(content, dict):
         raise BadInput(f"{path}: is not a JSON object.", do='Write it as {"V1": [0, 1, 2], "V4": [3, 4]}.')
     return content
-
-
-def _load_npz(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise BadInput(f"{path}: cannot be read as an .npz file ({error}).") from error
 
 
 def _to_mask(path: Path, name: str, value: object, n_voxels: int) -> npt.NDArray[np.bool_]:
@@ -57,7 +48,7 @@ def _to_mask(path: Path, name: str, value: object, n_voxels: int) -> npt.NDArray
         raise BadInput(f"{path}: {name!r} cannot be a ROI's name.", do="Use letters, digits and _ . + - only.")
     try:
         array = np.asarray(value)
-    except ValueError as error:
+    except (ValueError, OverflowError, RecursionError) as error:
         raise BadInput(f"{path}: ROI {name} is not one flat list.") from error
     if array.ndim != 1:
         raise BadInput(f"{path}: ROI {name} is not one flat list.")

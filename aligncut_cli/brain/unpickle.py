@@ -4,30 +4,15 @@ from __future__ import annotations
 
 import io
 import pickle
-import struct
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 
 from aligncut_cli.errors import BadInput
+from aligncut_cli.images.guard import reading, require_file
 
 MAX_BYTES = 1 << 20
-
-_READ_ERRORS = (
-    pickle.UnpicklingError,
-    EOFError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    ArithmeticError,
-    MemoryError,
-    RecursionError,
-    ImportError,
-    struct.error,
-)
-
 
 class _Stub:
     """Stands in for a numpy array, scalar or dtype; numpy itself never sees what the file claims."""
@@ -95,20 +80,13 @@ def read_label_mapping(path: Path) -> dict[int, str]:
     path    : the file, at most 1 MB
     returns : integer labels to names
     """
-    if not path.is_file():
-        raise BadInput(f"{path}: no such file.", do="Check that roi_masks/ holds one mapping_*.npy per kind of ROI.")
+    require_file(path, do="Check that roi_masks/ holds one mapping_*.npy per kind of ROI.")
     if path.stat().st_size > MAX_BYTES:
         raise BadInput(f"{path}: is larger than 1 MB, so it is not a mapping of labels to names.")
-    try:
+    what = "a plain dictionary of labels to names; of a pickle only integers, strings and dictionaries are, for safety"
+    with reading(path, what, do="Fetch it again, or write it with numpy.save(path, {0: 'Unknown', 1: 'V1v'})."):
         content = _unpickle_npy(path.read_bytes())
-        mapping = {_to_int(key): _to_str(value) for key, value in _to_dict(content).items()}
-    except _READ_ERRORS as error:
-        raise BadInput(
-            f"{path}: is not a plain dictionary of labels to names.",
-            why=f"Only integers, strings and dictionaries are read from a pickle, for safety ({error}).",
-            do="Fetch the file again, or write it with numpy.save(path, {0: 'Unknown', 1: 'V1v', 2: 'V1d'}).",
-        ) from error
-    return mapping
+        return {_to_int(key): _to_str(value) for key, value in _to_dict(content).items()}
 
 
 def _unpickle_npy(data: bytes) -> object:

@@ -36,7 +36,7 @@ def test_any_plain_number_is_read_as_float32(tmp_path: Path, dtype: str) -> None
 @pytest.mark.parametrize(
     ("text", "ids"),
     [
-        ("a.png\nb.jpg\nc.d\nsub/e.JPEG\n", ["a", "b", "c.d", "sub/e"]),
+        ("a.png\nb.jpg\nc.d\nsub/e.JPEG\n", ["a.png", "b.jpg", "c.d", "sub/e.JPEG"]),
         ("trial,image\n1,a\n2,b\n3,c\n4,d\n", ["a", "b", "c", "d"]),
         ("\ufeffid\r\na\r\nb\r\n\r\nc\r\nd\r\n", ["a", "b", "c", "d"]),
     ],
