@@ -448,8 +448,8 @@ def transitions(
 
     Example: [bold]aligncut transitions t.zarr -o x.zarr --from clip:3 --to clip:4 --masks masks[/bold]
 
-    Concepts are balls around points of the map that lie far apart.
-    With --masks, foreground and background are counted apart, and a permutation test tells whether they differ.
+    Concepts are balls around dense places of the map that lie far apart.
+    With --masks, foreground and background are counted apart; giving masks to other images tells whether they differ.
     From each layer of a model to the next:
 
     [bold]aligncut transitions t.zarr -o x.zarr --along clip --figures flow[/bold]
@@ -467,9 +467,17 @@ def transitions(
 def concepts(
     tsne: TSNE,
     features: Annotated[
-        Path, typer.Option("--features", metavar="STORE", help="Features that the map was made of, mapped or not.")
-    ],
-    alignment: FITTED,
+        Path | None,
+        typer.Option("--features", metavar="STORE", help="Features that the map was made of, mapped or not."),
+    ] = None,
+    alignment: Annotated[
+        Path | None,
+        typer.Option("--alignment", metavar="STORE", help="Alignment of the features to brain responses, if any."),
+    ] = None,
+    controls: Annotated[
+        list[Path] | None,
+        typer.Option("--controls", metavar="STORE", help="Alignment made with --control; give it again for more."),
+    ] = None,
     photos: PHOTOS = None,
     *,
     params: ConceptsParams,
@@ -480,11 +488,17 @@ def concepts(
 
     Example: [bold]aligncut concepts t.zarr --features f.zarr --alignment a.zarr -o concepts[/bold]
 
-    Concepts are balls around points of the map that lie far apart; a permutation test compares them with the ROIs.
+    Concepts are balls around dense places of the map that lie far apart.
+    Whether their correspondence to the ROIs says anything, only fits to shuffled responses can tell:
+
+    [bold]aligncut align f.zarr -o c.zarr --responses brain --control shuffle --repeat 19[/bold]
+
+    [bold]aligncut concepts t.zarr --features f.zarr --alignment a.zarr --controls c.zarr -o tested[/bold]
     """
     from aligncut_cli.stages.concepts.run import run as run_concepts
 
-    return run_concepts(read_piped_path(tsne), features, alignment, params, options, console, photos=photos)
+    source = read_piped_path(tsne)
+    return run_concepts(source, features, alignment, params, options, console, controls=controls or (), photos=photos)
 
 
 @app.command(rich_help_panel="Findings")

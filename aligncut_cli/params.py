@@ -34,7 +34,7 @@ class StageParams:
     seed: int = knob(0, "Seed of every random choice; the same seed gives the same bytes.", at_least=0)
 
     def __post_init__(self) -> None:
-        hints = _hints(type(self))
+        hints = _hints(type(self))  # type: ignore[arg-type]
         for item in fields(self):
             value = getattr(self, item.name)
             for single in value if isinstance(value, tuple) else (value,):
@@ -48,7 +48,7 @@ def _hints(params: Hashable) -> dict[str, Any]:
 
 def flag_of(item: Field[Any]) -> str:
     """Return how a parameter is written on the command line."""
-    return str(item.metadata["flag"] or "--" + item.name.replace("_", "-"))
+    return str(item.metadata["flag"] or "--" + item.name.replace("_", "-")).partition("/")[0]
 
 
 def _check(item: Field[Any], hint: Any, value: Any) -> None:
@@ -102,26 +102,39 @@ class AlignParams(StageParams):
     """Parameters of `align`."""
 
     universal_dim: int = knob(768, "Channels of the universal space (D').", at_least=2)
+    centre: bool = knob(
+        True,
+        "Keep each slot's mean token at zero exactly, or (the paper) only by the soft term of Eq. 6.",
+        flag="--centre/--no-centre",
+    )
+    start: Literal["responses", "random"] = knob(
+        "responses", "Begin at the closed-form fit to the responses, or (the paper) at random."
+    )
+    select: Literal["r2", "loss"] = knob(
+        "r2", "Keep the state with the lowest Eq. 10 among those with the best validation R2, or the lowest of all."
+    )
     lambda_eigen: float = knob(1.0, "Weight of the eigen-constraint (Eq. 5).", at_least=0)
     lambda_zero: float = knob(0.01, "Weight that keeps mapped features zero-centred (Eq. 6).", at_least=0)
     lambda_cov: float = knob(0.01, "Weight against covariance of mapped channels (Eq. 7).", at_least=0)
     nodes: int = knob(100, "Nodes sampled per step for the eigen-constraint.", at_least=8)
     eigenvectors: int = knob(6, "Leading eigenvectors that the eigen-constraint preserves.", at_least=1)
-    epochs: int = knob(30, "Passes over the training images, at most; 0 keeps the closed-form start.", at_least=0)
+    epochs: int = knob(30, "Passes over the training images, at most; 0 keeps the start.", at_least=0)
     patience: int = knob(5, "Epochs without a better state before stopping.", at_least=1)
-    tolerance: float = knob(
-        0.005, "Validation R2 below the best that counts as equal; of equal states the lowest loss wins.", at_least=0
-    )
+    tolerance: float = knob(0.005, "Validation R2 below the best that counts as equal, with --select r2.", at_least=0)
     batch_images: int = knob(128, "Images per gradient step.", at_least=1)
-    learning_rate: float = knob(1e-3, "Learning rate of AdamW.", at_least=0)
+    learning_rate: float = knob(3e-3, "Learning rate of AdamW, at the first step.", at_least=0)
     weight_decay: float = knob(1.0, "Weight decay of AdamW.", at_least=0)
     validation_share: float = knob(0.1, "Share of images that decide when to stop.", at_least=0.01, at_most=0.5)
     test_share: float = knob(0.1, "Share of images that are held out and scored.", at_least=0.01, at_most=0.5)
+    split_seed: int | None = knob(None, "Seed of the split into parts; otherwise that of --seed.", at_least=0)
+    folds: int = knob(1, "Fit this many times, so that every image is held out once, and score them all.", at_least=1)
     seeds: int = knob(1, "Fit this many times, with consecutive seeds, and report the spread.", at_least=1)
     control: Literal["none", "shuffle", "random"] = knob(
         "none",
         "Fit to what cannot know the images: shuffled image-response pairs, or random targets of their spectrum.",
     )
+    repeat: int = knob(1, "With --control: draw it this many times, each time anew.", at_least=1)
+    draws: int = knob(1000, "Draws of the bootstrap over test images for the 95 % intervals.", at_least=20)
     drop_nan_voxels: bool = knob(False, "Leave out voxels that have no response to some image.")
 
 
@@ -156,8 +169,11 @@ class EigsParams(StageParams):
         "Neighbours for --extend knn: exact by FAISS (flat), exact on the device (torch), or in cells (ivf).",
     )
     orthogonalize: bool = knob(False, "Make the carried eigenvectors orthonormal over the full graph.")
+    centre: Literal["slot", "none"] = knob(
+        "none", "Subtract each slot's mean token before the cosine (slot), or compare tokens as they are (the paper's)."
+    )
     check: int = knob(0, "Report the relative residual of this many random rows of the full graph.", at_least=0)
-    roi: str | None = knob(None, "Use only the channels that weigh most for this ROI (needs --alignment).")
+    roi: str | None = knob(None, "Use only the channels that drive this ROI's predictions most (needs --alignment).")
     top_channels: int | None = knob(None, "With --roi: how many channels to keep.", at_least=1)
 
 
@@ -238,12 +254,14 @@ class TransitionsParams(MaskParams):
     from_slot: str | None = knob(None, "Slot that tokens come from, as MODEL:LAYER.", flag="--from")
     to_slot: str | None = knob(None, "Slot that they go to, as MODEL:LAYER.", flag="--to")
     along: tuple[str, ...] = knob((), "Count over all consecutive layers of this model: flow diagram and bifurcations.")
-    concepts: int = knob(5, "Concepts of each slot, centred at points far apart.", at_least=2)
+    concepts: int = knob(5, "Concepts of each slot, centred in dense places far apart.", at_least=2)
     radius: float | None = knob(
         None, "Radius of a concept; otherwise half the median distance from a centre to its nearest other one."
     )
     sample: int = knob(20_000, "Tokens of each slot among which its centres are chosen.", at_least=2)
-    permutations: int = knob(1000, "Permutations of the test of foreground against background.", at_least=1)
+    sparse: float = knob(0.5, "Share of these, in the sparsest places, that are no centres.", at_least=0, at_most=1)
+    least_tokens: int = knob(50, "Mark probabilities that rest on fewer tokens than this.", at_least=1)
+    permutations: int = knob(1000, "Exchanges of masks between images in the test of figure and ground.", at_least=1)
     token: tuple[str, ...] = knob((), "Follow this token over layers, as IMAGE:ROW,COL from 0; may be given again.")
     random_tokens: int = knob(8, "Follow this many random tokens too.", at_least=0)
 
@@ -259,7 +277,7 @@ class DemoParams(StageParams):
 class ConceptsParams(StageParams):
     """Parameters of `concepts`."""
 
-    concepts: int = knob(10, "Concepts, centred at points of the map that lie far apart.", at_least=2)
+    concepts: int = knob(10, "Concepts, centred in dense places of the map that lie far apart.", at_least=2)
     radius: float | None = knob(
         None, "Radius of a concept; otherwise half the median distance from a centre to its nearest other one."
     )
@@ -267,8 +285,9 @@ class ConceptsParams(StageParams):
         (), "Take only this slot's tokens, as MODEL:LAYER; may be given again. Otherwise those of all."
     )
     sample: int = knob(20_000, "Tokens among which the centres are chosen.", at_least=2)
+    sparse: float = knob(0.5, "Share of these, in the sparsest places, that are no centres.", at_least=0, at_most=1)
+    least_tokens: int = knob(50, "Mark concepts that hold fewer tokens of a slot than this.", at_least=1)
     patches: int = knob(10, "Image patches shown of each concept, from different images.", at_least=1)
-    permutations: int = knob(1000, "Permutations of voxels in the test of concepts against ROIs.", at_least=1)
 
 
 @dataclass(frozen=True, kw_only=True)

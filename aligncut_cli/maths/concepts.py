@@ -2,44 +2,72 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 from scipy.stats import rankdata
 
 from aligncut_cli.errors import BadInput, UsageError
+from aligncut_cli.maths.permutations import correct_for_highest, count_as_extreme
 from aligncut_cli.maths.sampling import farthest_point_sample
 
 Floats = NDArray[np.float64]
-RADIUS_RULE = "half the median distance from a centre to its nearest other centre"
+NEAR_SHARE = 0.01
+"""How dense a place is, is measured by the radius within which this share of the sampled patches lies."""
+CENTRE_RULE = (
+    f"farthest points among the places around which {NEAR_SHARE:.0%} of the sampled patches lie closest together; "
+    "the sparsest share of the patches (--sparse) is no candidate"
+)
+RADIUS_RULE = (
+    "half the median distance from a centre to its nearest other centre, and at least so much that every ball holds "
+    f"{NEAR_SHARE:.0%} of the sampled patches"
+)
 
 
-def choose_centres(coords: NDArray[np.floating], *, n_concepts: int) -> NDArray[np.int64]:
-    """Choose centres by farthest point sampling, beginning with the point nearest to the mean.
+def choose_centres(coords: NDArray[np.floating], *, n_concepts: int, sparse: float) -> tuple[Floats, Floats]:
+    """Choose centres by CENTRE_RULE, beginning with the candidate nearest to the mean of all.
 
-    coords  : (n, dim) t-SNE coordinates
-    returns : (n_concepts,) positions in coords
+    Farthest points alone are outliers: the point farthest from all others is where hardly any token is.
+
+    coords  : (n, dim) t-SNE coordinates of sampled patches; several may lie at one place
+    sparse  : share of the patches that cannot become centres, those in the sparsest places; fewer are left out where
+              that would leave fewer than n_concepts places
+    returns : (n_concepts, dim) places, and (n_concepts,) the radius around each that holds NEAR_SHARE of the patches
     """
-    if not 1 <= n_concepts <= len(coords):
-        raise UsageError(f"Cannot choose {n_concepts} concepts among {len(coords)} tokens.", do="Lower --concepts.")
-    points = coords.astype(np.float64)
-    start = int(((points - points.mean(axis=0)) ** 2).sum(axis=1).argmin())
-    chosen = farthest_point_sample(torch.from_numpy(points), n_concepts, start=start)
-    return chosen.numpy()
+    points, copies = np.unique(coords.astype(np.float64), axis=0, return_counts=True)
+    if not 1 <= n_concepts <= len(points):
+        raise UsageError(
+            f"Cannot choose {n_concepts} concepts among {len(coords)} patches at {len(points)} places.",
+            do="Lower --concepts.",
+        )
+    n_near = math.ceil(NEAR_SHARE * len(coords))
+    reach: Floats = cKDTree(coords.astype(np.float64)).query(points, k=[n_near])[0][:, 0]
+    by_density = np.argsort(reach, kind="stable")
+    n_patches = np.cumsum(copies[by_density])
+    n_candidates = max(int(np.searchsorted(n_patches, (1 - sparse) * len(coords))) + 1, n_concepts)
+    candidates = np.sort(by_density[:n_candidates])
+    dense = points[candidates]
+    start = int(((dense - coords.astype(np.float64).mean(axis=0)) ** 2).sum(axis=1).argmin())
+    chosen = farthest_point_sample(torch.from_numpy(dense), n_concepts, start=start).numpy()
+    return dense[chosen], reach[candidates[chosen]]
 
 
-def choose_radius(centres: NDArray[np.floating]) -> float:
-    """Choose one radius for all balls: RADIUS_RULE, so that most neighbouring balls just touch.
+def choose_radius(centres: NDArray[np.floating], reach: NDArray[np.floating]) -> float:
+    """Choose one radius for all balls by RADIUS_RULE: most neighbouring balls just touch, and none is nearly empty.
 
     centres : (concept, dim)
+    reach   : (concept,) as `choose_centres` returns it
     """
     if len(centres) < 2:
         raise UsageError("The radius of a single concept cannot be chosen.", do="Give --radius, or more --concepts.")
     distance = np.sqrt(measure_squared_distances(centres, centres))
     np.fill_diagonal(distance, np.inf)
-    radius = 0.5 * float(np.median(distance.min(axis=1)))
+    radius = max(0.5 * float(np.median(distance.min(axis=1))), float(reach.max()))
     if not radius > 0:
         raise BadInput("The concepts' centres coincide, so no radius can be chosen.", do="Ask for fewer --concepts.")
     return radius
@@ -166,43 +194,29 @@ class RoiCorrespondence:
     """How well the ROIs' borders explain the concepts' activations.
 
     score      : mean over concepts of the share of variance over voxels that ROI membership explains
-    p          : of the score
     by_concept : (concept,) that share for each concept, NaN for a concept without members
-    p_concept  : (concept,) not corrected for the number of concepts
-    null       : (permutation,) scores under permuted voxels
-    z          : (concept, roi) how far the ROI's mean lies from all voxels' mean, in deviations under permutation;
+    contrast   : (concept, roi) how far the ROI's mean lies from all voxels' mean, in standard deviations over voxels;
                  NaN for an ROI without voxels
-    p_roi      : (concept, roi) two-sided, corrected for all concepts and ROIs (highest |z|)
     """
 
     score: float
-    p: float
     by_concept: Floats
-    p_concept: Floats
-    null: Floats
-    z: Floats
-    p_roi: Floats
+    contrast: Floats
 
 
-def score_roi_correspondence(
-    activations: Floats, rois: NDArray[np.bool_], *, n_permutations: int, seed: int
-) -> RoiCorrespondence:
-    """Test whether concepts activate whole ROIs alike, against permuted voxels.
+def score_roi_correspondence(activations: Floats, rois: NDArray[np.bool_]) -> RoiCorrespondence:
+    """Score whether concepts activate whole ROIs alike.
 
     Score: R^2 of a regression of the concept's mean activations on ROI membership, over the voxels that belong to at
     least one ROI. For ROIs that do not overlap this is the between-group share of variance, eta^2.
-    Null hypothesis: which voxel belongs to which ROI has nothing to do with the concepts' activations, so voxels can
-    be exchanged between ROIs. The same exchange is applied to all concepts, which keeps their relations to each
-    other. p = (1 + permutations with at least the score) / (1 + permutations).
-    Neighbouring voxels are correlated and so not quite exchangeable: the p-value is optimistic where a response is
-    smooth over the cortex, and is no test against other parcellations that are as smooth as the ROIs.
+    A high score says nothing yet: the voxels of an ROI respond alike, so that whatever is read out to them differs by
+    ROI, a fit to shuffled responses too. See `compare_with_controls`.
 
     activations : (concept, voxel) mean activations in the brain's space
     rois        : (roi, voxel); may overlap
     """
     inside, filled = rois.any(axis=0), rois.any(axis=1)
     groups = rois[filled][:, inside].astype(np.float64)
-    n_voxels = int(inside.sum())
     basis, singular, _ = np.linalg.svd((groups - groups.mean(axis=1, keepdims=True)).T, full_matrices=False)
     basis = basis[:, singular > 1e-9 * max(1.0, float(singular.max(initial=0)))]
     if len(groups) < 2 or basis.shape[1] == 0:
@@ -215,40 +229,51 @@ def score_roi_correspondence(
     centred = centred - centred.mean(axis=1, keepdims=True)
     length = np.sqrt((centred**2).sum(axis=1, keepdims=True))
     units = centred / np.where(length > 0, length, 1.0)  # (concept, voxel), mean 0, length 1
-    size = groups.sum(axis=1)
-    # Deviation of a mean of `size` voxels drawn without replacement from these values, which have variance 1/n_voxels.
-    spread = np.sqrt((n_voxels - size) / (size * max(n_voxels - 1, 1) * n_voxels))
-    averaging = np.where(spread > 0, groups.T / (size * np.where(spread > 0, spread, 1.0)), 0.0)
-
-    def measure(order: NDArray[np.intp] | slice) -> tuple[Floats, Floats]:
-        permuted = units[:, order]
-        return ((permuted @ basis) ** 2).sum(axis=1), permuted @ averaging
-
-    share, z = measure(slice(None))
-    rng = np.random.default_rng(seed)
-    null_share = np.empty((n_permutations, len(units)))
-    null_highest = np.empty(n_permutations)
-    for i in range(n_permutations):
-        null_share[i], null_z = measure(rng.permutation(n_voxels))
-        null_highest[i] = np.abs(null_z).max(initial=0)
-    null = null_share.mean(axis=1) if len(units) else np.full(n_permutations, np.nan)
-    score = float(share.mean()) if len(units) else float("nan")
-    by_concept, p_concept = np.full(len(activations), np.nan), np.full(len(activations), np.nan)
-    by_concept[known], p_concept[known] = share, count_as_extreme(null_share, share)
-    every_z = np.full((len(activations), len(rois)), np.nan)
-    p_roi = np.full_like(every_z, np.nan)
-    at = np.ix_(known, filled)
-    every_z[at], p_roi[at] = z, count_as_extreme(null_highest[:, None, None], np.abs(z))
-    p = float(count_as_extreme(null, np.float64(score))) if len(units) else float("nan")
-    return RoiCorrespondence(score, p, by_concept, p_concept, null, every_z, p_roi)
+    by_concept = np.full(len(activations), np.nan)
+    by_concept[known] = ((units @ basis) ** 2).sum(axis=1)
+    contrast = np.full((len(activations), len(rois)), np.nan)
+    means = units @ (groups / groups.sum(axis=1, keepdims=True)).T
+    contrast[np.ix_(known, filled)] = means * math.sqrt(inside.sum())
+    score = float(by_concept[known].mean()) if known.any() else float("nan")
+    return RoiCorrespondence(score, by_concept, contrast)
 
 
-def count_as_extreme(null: Floats, observed: Floats | np.float64) -> Floats:
-    """p-value of a permutation test: (1 + permutations at least as high) / (1 + permutations).
+@dataclass(frozen=True)
+class ControlComparison:
+    """A correspondence of concepts and ROIs beside those of controls.
 
-    null     : (permutation, ...)
-    observed : (...)
+    null      : (control,) scores of the controls
+    p         : of the score
+    p_concept : (concept,) of each concept's share, corrected for the highest of all concepts
+    z         : (concept, roi) contrast, in deviations of the controls' contrasts from their mean; NaN from one control
+    p_roi     : (concept, roi) two-sided, corrected for the farthest of all concepts and ROIs
     """
-    slack = 1e-12 * (1 + np.abs(observed))  # the identity among the permutations must count as equal
-    p: Floats = (1 + (null >= observed - slack).sum(axis=0)) / (1 + len(null))
-    return p
+
+    null: Floats
+    p: float
+    p_concept: Floats
+    z: Floats
+    p_roi: Floats
+
+
+def compare_with_controls(found: RoiCorrespondence, controls: Sequence[RoiCorrespondence]) -> ControlComparison:
+    """Compare a correspondence with those of fits that cannot know the images, read out for the same tokens.
+
+    Null hypothesis: the responses could have belonged to any other images, so that the fit is one more control. With
+    n controls no p is below 1 / (n + 1). The concepts lie on the map of the fit in question, which the controls did
+    not choose: what is tested is its maps and readout, on its own concepts.
+    """
+    null = np.array([control.score for control in controls])
+    shares = np.stack([control.by_concept for control in controls])
+    contrasts = np.stack([control.contrast for control in controls])
+    every = np.concatenate([found.contrast[None], contrasts])
+    far = np.abs(every - every.mean(axis=0)).reshape(len(every), -1)
+    spread = contrasts.std(axis=0, ddof=1) if len(controls) > 1 else np.zeros_like(found.contrast)
+    z = np.where(spread > 0, (found.contrast - contrasts.mean(axis=0)) / np.where(spread > 0, spread, 1), np.nan)
+    return ControlComparison(
+        null=null,
+        p=float(count_as_extreme(null, np.float64(found.score))),
+        p_concept=correct_for_highest(shares, found.by_concept),
+        z=z,
+        p_roi=correct_for_highest(far[1:], far[0]).reshape(found.contrast.shape),
+    )

@@ -35,22 +35,23 @@ def place_concepts(
     n_concepts: int,
     n_sample: int,
     radius: float | None,
+    sparse: float,
     seed: int,
     console: Console,
     label: str,
 ) -> Centres:
-    """Choose concepts among a sample of the patches of some slots of one map, by farthest points, and their radius.
+    """Choose concepts among a sample of the patches of some slots of one map, in dense places, and their radius.
 
     n_sample : tokens to draw, class tokens included, which are then left out
     radius   : None chooses it by the rule of `choose_radius`
+    sparse   : share of the patches, those in the sparsest places, that cannot become centres
     """
     axes = source.axes
     nodes = choose_nodes(source, slots, min(n_sample, axes.n_group_nodes(slots)), seed=seed, purpose="concepts")
     coords = gather_rows(source, slots, nodes, console=console, label=label)
     is_patch = [axes.locate(nodes, slot)[:, 1] >= int(axes[slot.model].class_token) for slot in slots]
-    points = np.unique(coords[np.concatenate(is_patch)], axis=0)  # t-SNE places many tokens on one point
-    places = points[choose_centres(points, n_concepts=n_concepts)]
-    return Centres(places, choose_radius(places) if radius is None else radius)
+    places, reach = choose_centres(coords[np.concatenate(is_patch)], n_concepts=n_concepts, sparse=sparse)
+    return Centres(places.astype(np.float32), choose_radius(places, reach) if radius is None else radius)
 
 
 def load_patches(space: FeatureSpace, block: Block) -> NDArray[np.float16]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Circle
 from numpy.typing import NDArray
 
 from aligncut_cli.viz.figures import COLOURS, new_figure
@@ -34,11 +35,18 @@ def mark_patch(photo: Pixels, row: int, column: int, *, cell: int, around: int =
 
 
 def plot_concept_rois(
-    names: Sequence[str], mean: Floats, deviation: Floats, p: Floats | None, *, controls: Sequence[str]
+    names: Sequence[str],
+    mean: Floats,
+    deviation: Floats,
+    p: Floats | None,
+    few: NDArray[np.bool_],
+    *,
+    controls: Sequence[str],
 ) -> Figure:
     """Draw mean and deviation of each concept's activation in each ROI as two heat maps; * where p < 0.05.
 
     mean, deviation, p : (concept, roi)
+    few                : (concept,) which rest on few tokens; they are hatched and in brackets
     """
     width = 2.5 + 0.42 * len(names)
     figure, axes = new_figure(1, 2, width=2 * width, height=1.6 + 0.28 * len(mean), controls=controls)
@@ -50,7 +58,9 @@ def plot_concept_rois(
     for axis, (title, values, style) in zip(axes[0], styles, strict=True):
         image = axis.imshow(values, aspect="auto", interpolation="nearest", **style)
         axis.set_xticks(range(len(names)), names, rotation=90)
-        axis.set_yticks(range(len(mean)), [str(index) for index in range(len(mean))])
+        axis.set_yticks(range(len(mean)), [f"({index})" if few[index] else str(index) for index in range(len(mean))])
+        for row in np.flatnonzero(few):
+            axis.axhspan(row - 0.5, row + 0.5, facecolor="none", edgecolor="#888888", hatch="///", linewidth=0)
         axis.set_title(title, fontsize=10)
         figure.colorbar(image, ax=axis, shrink=0.8)
     if p is not None:
@@ -58,6 +68,33 @@ def plot_concept_rois(
             if value < 0.05:
                 axes[0][0].text(column, row, "*", ha="center", va="center", fontsize=9)
     axes[0][0].set_ylabel("concept", fontsize=9)
+    return figure
+
+
+def plot_concept_map(
+    cloud: NDArray[Any], centres: NDArray[np.floating], radius: float, few: NDArray[np.bool_], *, controls: Sequence[str]
+) -> Figure:
+    """Draw the concepts as numbered circles on the map, its first two dimensions.
+
+    cloud   : (n, dim) nodes
+    centres : (concept, dim)
+    few     : (concept,) which rest on few tokens; they are dashed and in brackets
+    """
+    figure, axes = new_figure(1, 1, width=6, height=6, controls=controls)
+    axis = axes[0][0]
+    axis.scatter(*cloud[:, :2].T, s=2, color="#bbbbbb", linewidths=0)
+    for index, place in enumerate(centres[:, :2]):
+        colour, name = COLOURS[index % len(COLOURS)], f"({index})" if few[index] else str(index)
+        circle = Circle((float(place[0]), float(place[1])), radius, facecolor="none", edgecolor=colour)
+        circle.set_linestyle("--" if few[index] else "-")
+        axis.add_patch(circle)
+        axis.plot(*np.array([place - radius, place + radius]).T, linestyle="none")  # a circle widens no axis
+        axis.text(*place, name, ha="center", va="center", fontsize=9, color=colour, weight="bold")
+    dims = centres.shape[1]
+    axis.set_title("concepts" if dims == 2 else f"concepts: the first two of {dims} dimensions", fontsize=10)
+    axis.set_aspect("equal")
+    axis.set_xticks([])
+    axis.set_yticks([])
     return figure
 
 

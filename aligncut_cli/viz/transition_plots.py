@@ -21,6 +21,7 @@ def plot_transition(
     centres: tuple[Floats, Floats],
     radii: tuple[float, float],
     probability: Mapping[str, Floats],
+    few: Mapping[str, NDArray[np.bool_]],
     *,
     subtitle: str,
     controls: Sequence[str],
@@ -30,6 +31,7 @@ def plot_transition(
     maps        : (n, 2) tokens of each slot, for the cloud
     centres     : (concept, 2)
     probability : (from, to) by name; NaN rows have no token
+    few         : (from,) by name, which rows rest on few tokens; they are hatched and in brackets
     """
     count = 2 + len(probability)
     figure, axes = new_figure(1, count, width=3.2 * count, height=3.5, controls=controls)
@@ -48,10 +50,11 @@ def plot_transition(
     for axis, (name, values) in zip(axes[0][2:], probability.items(), strict=True):
         image = axis.imshow(values, vmin=0, vmax=1, cmap="magma_r", interpolation="nearest")
         for (row, column), value in np.ndenumerate(values):
-            text = "-" if np.isnan(value) else f"{value:.2f}"
-            axis.text(
-                column, row, text, ha="center", va="center", fontsize=7, color="white" if value > 0.5 else "black"
-            )
+            text = "-" if np.isnan(value) else f"({value:.2f})" if few[name][row] else f"{value:.2f}"
+            colour = "white" if value > 0.5 else "black"
+            axis.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
+        for row in np.flatnonzero(few[name]):
+            axis.axhspan(row - 0.5, row + 0.5, facecolor="none", edgecolor="#888888", hatch="///", linewidth=0)
         axis.set_xticks(range(values.shape[1]), [f"B{i}" for i in range(values.shape[1])])
         axis.set_yticks(range(values.shape[0]), [f"A{i}" for i in range(values.shape[0])])
         axis.set_title(f"{name} tokens", fontsize=10)
@@ -85,7 +88,7 @@ def plot_flow(
 
     counts  : (step, from, to) tokens for `all`, and for `foreground` where there are masks
     members : (step, from) tokens in each concept
-    tests   : bifurcation, expected and p, (step,) each
+    tests   : bifurcation, expected and p_corrected, (step,) each
     """
     rows = 2 if tests is not None else 1
     ratios = {"height_ratios": [3, 1]} if rows == 2 else {}
@@ -134,8 +137,8 @@ def plot_flow(
         below = axes[1][0]
         middle = np.arange(len(layers) - 1) + 0.5
         below.bar(middle, np.nan_to_num(tests["bifurcation"]), width=0.5, color="#8e5ea2", label="score")
-        below.plot(middle, tests["expected"], "_", color="#333333", markersize=14, label="by chance")
-        for x, score, p in zip(middle, tests["bifurcation"], tests["p"], strict=True):
+        below.plot(middle, tests["expected"], "_", color="#333333", markersize=14, label="with masks of other images")
+        for x, score, p in zip(middle, tests["bifurcation"], tests["p_corrected"], strict=True):
             if np.isfinite(score):
                 below.text(x, score, f"p={p:.3f}", ha="center", va="bottom", fontsize=6)
         below.set_ylim(0, 1.15 * max(float(np.nanmax(np.append(tests["bifurcation"], 0.1))), 0.1))

@@ -11,7 +11,7 @@ from aligncut_cli.maths.concepts import (
     NearestTokens,
     choose_centres,
     choose_radius,
-    count_as_extreme,
+    compare_with_controls,
     find_members,
     measure_squared_distances,
     relate_magnitude_to_deviation,
@@ -21,18 +21,54 @@ from aligncut_cli.maths.concepts import (
 
 def test_centres_start_in_the_middle_and_go_to_the_far_ends():
     coords = np.array([[0.0, 0], [0.1, 0], [10, 0], [-10, 1], [0, 8]])
-    assert choose_centres(coords, n_concepts=4).tolist() == [0, 3, 2, 4]
-    with pytest.raises(UsageError, match="6 concepts among 5 tokens"):
-        choose_centres(coords, n_concepts=6)
+    places, reach = choose_centres(coords, n_concepts=4, sparse=0)
+    assert places.tolist() == coords[[0, 3, 2, 4]].tolist()
+    assert reach.tolist() == [0, 0, 0, 0]  # each holds itself, which is more than 1 %
+    with pytest.raises(UsageError, match="6 concepts among 5 patches"):
+        choose_centres(coords, n_concepts=6, sparse=0)
 
 
-def test_the_radius_is_half_the_median_distance_to_the_nearest_centre():
+def clusters_and_outliers(rng):
+    """Four dense places of 200 patches, and 60 patches that lie alone far out."""
+    dense = np.repeat([[0.0, 0], [8, 0], [0, 8], [8, 8]], 200, axis=0) + rng.normal(0, 0.5, (800, 2))
+    angle = np.linspace(0, 2 * np.pi, 60, endpoint=False)
+    return np.concatenate([dense, 4 + 60 * np.stack([np.cos(angle), np.sin(angle)], 1)])
+
+
+def test_centres_lie_in_dense_places_and_not_on_outliers(rng):
+    coords = clusters_and_outliers(rng)
+    outliers, _ = choose_centres(coords, n_concepts=4, sparse=0)
+    assert (np.abs(outliers - 4).max(axis=1) > 30).sum() == 3  # what farthest points alone choose
+    places, reach = choose_centres(coords, n_concepts=4, sparse=0.5)
+    corners = np.array([[0, 0], [8, 0], [0, 8], [8, 8]])
+    distance = np.hypot(*(places[:, None] - corners).transpose(2, 0, 1))
+    assert sorted(distance.argmin(axis=1)) == [0, 1, 2, 3]
+    assert distance.min(axis=1).max() < 1
+    for place, radius in zip(places, reach, strict=True):
+        within = sorted(math.dist(place, point) for point in coords)
+        assert radius == pytest.approx(within[math.ceil(0.01 * 860) - 1])
+
+
+def test_the_sparse_that_are_no_centres_are_those_whose_near_patches_lie_farthest(rng):
+    coords = np.repeat(rng.normal(size=(90, 2)), rng.integers(1, 4, 90), axis=0)
+    near = math.ceil(0.01 * len(coords))
+    spread = [sorted(math.dist(one, other) for other in coords)[near - 1] for one in coords]
+    places, _ = choose_centres(coords, n_concepts=25, sparse=0.6)
+    limit = sorted(spread)[math.ceil(0.4 * len(coords))]
+    chosen = [spread[int(np.flatnonzero((coords == place).all(axis=1))[0])] for place in places]
+    assert max(chosen) <= limit
+    every, _ = choose_centres(coords, n_concepts=90, sparse=0.6)  # where fewer would be left than are asked for
+    assert len(np.unique(every, axis=0)) == 90
+
+
+def test_the_radius_is_half_the_median_distance_to_the_nearest_centre_and_leaves_no_ball_empty():
     centres = np.array([[0.0, 0], [2, 0], [6, 0], [16, 0]])  # nearest: 2, 2, 4, 10
-    assert choose_radius(centres) == 1.5
+    assert choose_radius(centres, np.zeros(4)) == 1.5
+    assert choose_radius(centres, np.array([0, 0, 1.7, 0])) == 1.7
     with pytest.raises(UsageError, match="--radius"):
-        choose_radius(centres[:1])
+        choose_radius(centres[:1], np.zeros(1))
     with pytest.raises(BadInput, match="coincide"):
-        choose_radius(centres[[0, 0, 0]])
+        choose_radius(centres[[0, 0, 0]], np.zeros(3))
 
 
 def test_members_are_the_tokens_within_the_radius(rng):
@@ -115,65 +151,90 @@ def test_correspondence_is_the_between_roi_share_of_variance(rng):
     rois, label = disjoint_rois(rng)
     activations = rng.normal(size=(3, 120)) + rng.normal(size=(3, 5))[:, label]
     activations[1] = np.nan
-    result = score_roi_correspondence(activations, rois, n_permutations=10, seed=0)
+    result = score_roi_correspondence(activations, rois)
     for concept in (0, 2):
         assert result.by_concept[concept] == pytest.approx(naive_share(activations[concept], label))
         inside = activations[concept][label >= 0]
         for roi in range(4):
             own = activations[concept][rois[roi]]
-            n, size = len(inside), len(own)
-            spread = inside.std() * math.sqrt((n - size) / (size * (n - 1)))
-            assert result.z[concept, roi] == pytest.approx((own.mean() - inside.mean()) / spread)
+            assert result.contrast[concept, roi] == pytest.approx((own.mean() - inside.mean()) / inside.std())
     assert result.score == pytest.approx(np.nanmean(result.by_concept))
     assert np.isnan(result.by_concept[1])
-    assert np.isnan(result.z[1]).all()
-    assert np.isnan(result.p_concept[1])
+    assert np.isnan(result.contrast[1]).all()
 
 
 def test_an_empty_roi_keeps_its_place(rng):
     rois, _ = disjoint_rois(rng)
     activations = rng.normal(size=(2, 120))
-    with_empty = np.insert(rois, 1, False, axis=0)
-    result = score_roi_correspondence(activations, with_empty, n_permutations=5, seed=0)
-    wanted = score_roi_correspondence(activations, rois, n_permutations=5, seed=0)
-    assert np.isnan(result.z[:, 1]).all()
-    np.testing.assert_allclose(np.delete(result.z, 1, axis=1), wanted.z)
+    result = score_roi_correspondence(activations, np.insert(rois, 1, False, axis=0))
+    wanted = score_roi_correspondence(activations, rois)
+    assert np.isnan(result.contrast[:, 1]).all()
+    np.testing.assert_allclose(np.delete(result.contrast, 1, axis=1), wanted.contrast)
     assert result.score == wanted.score
 
 
-def test_p_values_are_those_of_a_loop_over_permutations(rng):
-    rois, label = disjoint_rois(rng, outside=0)
-    activations = rng.normal(size=(2, 120)) + 0.3 * rng.normal(size=(2, 4))[:, label]
-    result = score_roi_correspondence(activations, rois, n_permutations=60, seed=5)
-    generator = np.random.default_rng(5)
-    null = []
-    for _ in range(60):
-        order = generator.permutation(120)
-        null.append([naive_share(row[order], label) for row in activations])
-    np.testing.assert_allclose(result.null, np.mean(null, axis=1))
-    observed = [naive_share(row, label) for row in activations]
-    assert result.p == pytest.approx((1 + sum(np.mean(row) >= np.mean(observed) for row in null)) / 61)
-    for concept in range(2):
-        wanted = (1 + sum(row[concept] >= observed[concept] for row in null)) / 61
-        assert result.p_concept[concept] == pytest.approx(wanted)
-
-
-def test_planted_rois_are_found_and_unrelated_ones_are_not(rng):
+def test_p_against_controls_is_that_of_a_loop_over_them(rng):
     rois, label = disjoint_rois(rng)
-    effect = np.array([2.0, 0, 0, 0, 0])[label]
-    planted = score_roi_correspondence(rng.normal(size=(2, 120)) + effect, rois, n_permutations=199, seed=0)
-    assert planted.p == 1 / 200
-    assert planted.p_roi[:, 0].max() < 0.02
-    p = [
-        score_roi_correspondence(rng.normal(size=(2, 120)), rois, n_permutations=39, seed=seed).p for seed in range(80)
-    ]
-    assert 0.35 < np.mean(p) < 0.65  # uniform under the null hypothesis
+    found, *controls = (
+        score_roi_correspondence(rng.normal(size=(3, 120)) + rng.normal(size=(3, 5))[:, label], rois) for _ in range(20)
+    )
+    result = compare_with_controls(found, controls)
+    assert result.null.tolist() == [control.score for control in controls]
+    assert result.p == (1 + sum(control.score >= found.score for control in controls)) / 20
+    for concept, roi in np.ndindex(3, 4):
+        others = [control.contrast[concept, roi] for control in controls]
+        mean = sum(others) / 19
+        spread = math.sqrt(sum((x - mean) ** 2 for x in others) / 18)
+        assert result.z[concept, roi] == pytest.approx((found.contrast[concept, roi] - mean) / spread)
+    shares = np.array([fit.by_concept for fit in [found, *controls]])
+    shares = (shares - shares.mean(axis=0)) / shares.std(axis=0)
+    for concept in range(3):
+        wanted = (1 + sum(max(row) >= shares[0][concept] - 1e-9 for row in shares[1:])) / 20
+        assert result.p_concept[concept] == pytest.approx(wanted)
+    assert (result.p_roi >= 1 / 20).all()
+
+
+def fit_of_smooth_voxels(rng, label, effect):
+    """What any readout gives: voxels of an ROI alike, whatever was learned, and on top what the real fit adds."""
+    own = rng.normal(size=(4, 5))
+    own[:, 0] += effect
+    return rng.normal(size=(4, 120)) + own[:, label]
+
+
+def test_a_real_fit_that_is_one_more_control_has_no_small_p_and_a_planted_effect_has(rng):
+    rois, label = disjoint_rois(rng)
+    overall, concepts, found = [], [], []
+    for _ in range(60):
+        fits = [score_roi_correspondence(fit_of_smooth_voxels(rng, label, 0), rois) for _ in range(20)]
+        assert np.mean([fit.score for fit in fits]) > 0.3  # the score is high, and says nothing
+        result = compare_with_controls(fits[0], fits[1:])
+        overall.append(result.p)
+        concepts.append(np.nanmin(result.p_concept))
+        planted = score_roi_correspondence(fit_of_smooth_voxels(rng, label, 6), rois)
+        found.append(compare_with_controls(planted, fits[1:]))
+    assert 0.4 < np.mean(overall) < 0.65
+    assert np.mean(np.array(overall) <= 0.1) < 0.2
+    assert np.mean(np.array(concepts) <= 0.1) < 0.2
+    assert np.mean([result.p == 1 / 20 for result in found]) > 0.9
+    assert np.mean([result.p_roi[:, 0].min() == 1 / 20 for result in found]) > 0.5
+
+
+def test_one_control_gives_no_deviation_and_a_concept_without_members_no_p(rng):
+    rois, _ = disjoint_rois(rng)
+    activations = rng.normal(size=(2, 120))
+    activations[1] = np.nan
+    found = score_roi_correspondence(activations, rois)
+    result = compare_with_controls(found, [score_roi_correspondence(activations[:, ::-1], rois)])
+    assert np.isnan(result.z).all()
+    assert result.p in (1 / 2, 1)
+    assert np.isnan(result.p_concept[1])
+    assert np.isnan(result.p_roi[1]).all()
 
 
 def test_overlapping_rois_explain_what_a_regression_does(rng):
     rois = rng.random((3, 80)) < 0.5
     activations = rng.normal(size=(1, 80))
-    result = score_roi_correspondence(activations, rois, n_permutations=1, seed=0)
+    result = score_roi_correspondence(activations, rois)
     inside = rois.any(axis=0)
     design = np.concatenate([rois[:, inside].T, np.ones((inside.sum(), 1))], axis=1).astype(float)
     values = activations[0, inside]
@@ -183,14 +244,9 @@ def test_overlapping_rois_explain_what_a_regression_does(rng):
 
 def test_one_roi_is_not_enough():
     with pytest.raises(BadInput, match="at least two ROIs"):
-        score_roi_correspondence(np.ones((1, 4)), np.ones((1, 4), bool), n_permutations=1, seed=0)
+        score_roi_correspondence(np.ones((1, 4)), np.ones((1, 4), bool))
     with pytest.raises(BadInput, match="at least two ROIs"):
-        score_roi_correspondence(np.ones((1, 4)), np.ones((2, 4), bool), n_permutations=1, seed=0)
-
-
-def test_a_p_value_is_never_0_and_counts_equals():
-    assert count_as_extreme(np.array([0.1, 0.5, 0.9]), np.float64(0.5)) == 3 / 4
-    assert count_as_extreme(np.array([0.1]), np.float64(7)) == 1 / 2
+        score_roi_correspondence(np.ones((1, 4)), np.ones((2, 4), bool))
 
 
 @pytest.fixture

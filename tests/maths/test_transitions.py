@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from aligncut_cli.maths.concepts import find_members
-from aligncut_cli.maths.transitions import TransitionCounts, score_bifurcation
+from aligncut_cli.maths.permutations import ExchangedMasks
+from aligncut_cli.maths.transitions import TransitionCounts, TransitionResult, score_bifurcation
 
 CENTRES = np.array([[0.0, 0], [10, 0], [0, 10]])
 FIGURE = np.array([[0.6, 0.3, 0.1, 0.0], [0.1, 0.8, 0.0, 0.1], [0.0, 0.2, 0.5, 0.3]])
@@ -25,20 +26,31 @@ def planted_images(rng, *, n_images, n_tokens=60, figure=FIGURE, ground=GROUND):
         yield places[start] + jitter[0], places[end] + jitter[1], foreground
 
 
-def count(images, *, n_permutations=99, seed=0):
-    counts = TransitionCounts(3, 3, n_permutations=n_permutations, seed=seed)
-    for i, (before, after, foreground) in enumerate(images):
-        counts.add(
-            find_members(before, CENTRES, radius=1.0),
-            find_members(after, CENTRES, radius=1.0),
-            foreground=foreground,
-            image=i,
-        )
-    return counts
+def count(images, *, n_permutations=99, seed=0, order=None) -> TransitionResult:
+    masks = ExchangedMasks(np.stack([mask for _, _, mask in images]), n_permutations=n_permutations, seed=seed)
+    counts = TransitionCounts(3, 3, masks=masks)
+    for i in range(len(images)) if order is None else order:
+        before, after, _ = images[i]
+        counts.add(find_members(before, CENTRES, radius=1.0), find_members(after, CENTRES, radius=1.0), image=i)
+    return counts.finish()
+
+
+def count_with_masks(images, sources):
+    """The same with each image given another's mask, token by token: (2, from, to + 2)."""
+    tables = np.zeros((2, 3, 5), int)
+    for (before, after, _), source in zip(images, sources, strict=True):
+        for p, q, figure in zip(before, after, images[source][2], strict=True):
+            if figure < 0:
+                continue
+            lands = [bool(np.hypot(*(q - place)) <= 1) for place in CENTRES]
+            for a in range(3):
+                if np.hypot(*(p - CENTRES[a])) <= 1:
+                    tables[1 - figure, a] += [*lands, not any(lands), 1]
+    return tables
 
 
 def test_planted_probabilities_are_recovered_within_sampling_error(rng):
-    result = count(planted_images(rng, n_images=150)).finish()
+    result = count(list(planted_images(rng, n_images=150)))
     for kind, wanted in ((1, FIGURE), (2, GROUND)):
         error = 4 * np.sqrt(wanted * (1 - wanted) / result.members[kind][:, None]) + 1e-9
         assert (np.abs(result.probability[kind] - wanted[:, :3]) < error[:, :3]).all()
@@ -52,7 +64,7 @@ def test_planted_probabilities_are_recovered_within_sampling_error(rng):
 
 def test_counts_equal_a_loop_over_tokens(rng):
     images = list(planted_images(rng, n_images=7))
-    result = count(images).finish()
+    result = count(images)
     wanted = np.zeros((3, 3, 3), int)
     members = np.zeros((3, 3), int)
     for before, after, foreground in images:
@@ -70,9 +82,9 @@ def test_counts_equal_a_loop_over_tokens(rng):
 
 
 def test_an_empty_row_is_nan_and_not_a_certain_zero():
-    counts = TransitionCounts(2, 2, n_permutations=9, seed=0)
     inside = np.array([[True, False], [True, False]])
-    counts.add(inside, inside, foreground=np.array([1, 0]), image=0)
+    counts = TransitionCounts(2, 2, masks=ExchangedMasks(np.array([[1, 0]]), n_permutations=9, seed=0))
+    counts.add(inside, inside, image=0)
     result = counts.finish()
     assert result.members.tolist() == [[2, 0], [1, 0], [1, 0]]
     assert result.probability[:, 0].tolist() == [[1.0, 0.0]] * 3
@@ -81,73 +93,79 @@ def test_an_empty_row_is_nan_and_not_a_certain_zero():
 
 
 def test_overlapping_balls_count_a_token_in_both():
-    counts = TransitionCounts(1, 2, n_permutations=0, seed=0)
-    counts.add(np.ones((3, 1), bool), np.array([[1, 1], [1, 0], [0, 0]], bool), foreground=None, image=0)
+    counts = TransitionCounts(1, 2, masks=None)
+    counts.add(np.ones((3, 1), bool), np.array([[1, 1], [1, 0], [0, 0]], bool), image=0)
     result = counts.finish()
     assert result.probability[0].tolist() == [[2 / 3, 1 / 3]]
     assert result.nowhere[0].tolist() == [1 / 3]
 
 
 def test_without_masks_only_all_tokens_are_counted(rng):
-    counts = TransitionCounts(3, 3, n_permutations=9, seed=0)
+    counts = TransitionCounts(3, 3, masks=None)
     for i, (before, after, _) in enumerate(planted_images(rng, n_images=3)):
-        counts.add(
-            find_members(before, CENTRES, radius=1), find_members(after, CENTRES, radius=1), foreground=None, image=i
-        )
+        counts.add(find_members(before, CENTRES, radius=1), find_members(after, CENTRES, radius=1), image=i)
     result = counts.finish()
     assert (result.members[0] > 0).all()
     assert result.members[1:].sum() == 0
     assert np.isnan([result.bifurcation, result.expected, result.p]).all()
 
 
-def test_the_permutations_are_exchanges_of_whole_images(rng):
-    """Against a loop that swaps the names image by image and counts everything again."""
+def test_the_permutations_give_whole_masks_to_other_images(rng):
+    """Against a loop that gives each image the mask of another and counts every token again."""
     images = list(planted_images(rng, n_images=6))
-    counts = count(images, n_permutations=20, seed=4)
-    signs = [1 - 2 * np.random.default_rng([4, i]).integers(0, 2, 20) for i in range(6)]
-    null = []
-    for permutation in range(20):
-        swapped = [
-            (before, after, foreground if signs[i][permutation] == 1 else np.where(foreground >= 0, 1 - foreground, -1))
-            for i, (before, after, foreground) in enumerate(images)
-        ]
-        null.append(count(swapped, n_permutations=1).finish().bifurcation)
-    result = counts.finish()
+    result = count(images, n_permutations=20, seed=4)
+    masks = ExchangedMasks(np.stack([mask for _, _, mask in images]), n_permutations=20, seed=4)
+    sources = np.stack([masks.find_sources(i) for i in range(6)])
+    null = [float(score_bifurcation(*count_with_masks(images, sources[:, k]))) for k in range(1, 21)]
+    np.testing.assert_allclose(result.null, null)
+    observed = float(score_bifurcation(*count_with_masks(images, range(6))))
+    assert result.bifurcation == pytest.approx(observed)
     assert result.expected == pytest.approx(np.mean(null))
-    assert result.p == pytest.approx((1 + sum(score >= result.bifurcation - 1e-12 for score in null)) / 21)
+    assert result.p == pytest.approx((1 + sum(score >= observed - 1e-12 for score in null)) / 21)
 
 
 def test_the_order_of_images_does_not_matter(rng):
-    images = list(planted_images(rng, n_images=5))
-    whole = count(images).finish()
-    shuffled = TransitionCounts(3, 3, n_permutations=99, seed=0)
-    for i in (3, 1, 4, 0, 2):
-        before, after, foreground = images[i]
-        shuffled.add(
-            find_members(before, CENTRES, radius=1),
-            find_members(after, CENTRES, radius=1),
-            foreground=foreground,
-            image=i,
-        )
-    again = shuffled.finish()
+    images = list(planted_images(rng, n_images=9))
+    whole, again = count(images), count(images, order=rng.permutation(9))
     assert (again.counts == whole.counts).all()
     assert (again.bifurcation, again.expected, again.p) == (whole.bifurcation, whole.expected, whole.p)
 
 
-def test_without_a_difference_p_is_uniform_although_tokens_of_an_image_move_together():
-    """Every image has a law of its own: a test over tokens would reject nearly always, one over images must not."""
+def null_world(rng, *, share, n_images=24, n_tokens=40):
+    """Every image has a law of its own, and a run of tokens as foreground that has nothing to do with it."""
+    for _ in range(n_images):
+        goes = rng.random()
+        to_first = rng.random(n_tokens) < goes
+        length = round(n_tokens * share * rng.uniform(0.5, 1.5))
+        foreground = np.roll(np.arange(n_tokens) < length, rng.integers(n_tokens)).astype(int)
+        yield to_first, foreground
+
+
+def run_test(images, *, seed):
+    """Test a world of one concept and two destinations."""
+    masks = ExchangedMasks(np.stack([mask for _, mask in images]), n_permutations=39, seed=seed)
+    counts = TransitionCounts(1, 2, masks=masks)
+    for i, (to_first, _) in enumerate(images):
+        counts.add(np.ones((len(to_first), 1), bool), np.stack([to_first, ~to_first], 1), image=i)
+    return counts.finish().p
+
+
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.25])
+def test_without_a_difference_p_is_uniform_however_rare_the_foreground_is(share):
+    """Images with laws of their own: a test over tokens rejects nearly always, and so did one that swaps the names."""
+    p = [run_test(list(null_world(np.random.default_rng(seed), share=share)), seed=seed) for seed in range(80)]
+    assert 0.4 < np.mean(p) < 0.6
+    assert np.mean(np.array(p) <= 0.1) < 0.2
+
+
+def test_a_planted_difference_is_found_where_images_have_laws_of_their_own():
     p = []
-    for seed in range(60):
+    for seed in range(30):
         rng = np.random.default_rng(seed)
-        counts = TransitionCounts(1, 2, n_permutations=39, seed=seed)
-        for i in range(12):
-            goes = rng.random()
-            foreground = (np.arange(40) < rng.integers(5, 35)).astype(int)
-            to_first = rng.random(40) < goes
-            counts.add(np.ones((40, 1), bool), np.stack([to_first, ~to_first], 1), foreground=foreground, image=i)
-        p.append(counts.finish().p)
-    assert 0.38 < np.mean(p) < 0.62
-    assert np.mean(np.array(p) <= 0.1) < 0.25
+        images = list(null_world(rng, share=0.1))
+        moved = [(to_first | ((mask == 1) & (rng.random(40) < 0.7)), mask) for to_first, mask in images]
+        p.append(run_test(moved, seed=seed))
+    assert np.mean(np.array(p) <= 0.05) > 0.8
 
 
 def test_the_score_is_0_for_equal_rows_1_for_rows_that_never_meet_and_leaves_out_one_sided_rows():
@@ -159,6 +177,13 @@ def test_the_score_is_0_for_equal_rows_1_for_rows_that_never_meet_and_leaves_out
     both = [np.concatenate(pair) for pair in zip(apart, one_sided, strict=True)]
     assert score_bifurcation(*both) == 1
     assert np.isnan(score_bifurcation(*one_sided))
+
+
+def test_rows_weigh_by_how_exactly_their_difference_is_known():
+    figure = np.array([[10, 0, 0, 10], [1, 0, 0, 1]])
+    ground = np.array([[0, 5, 5, 10], [99, 0, 0, 99]])
+    first, second = 1 / (1 / 10 + 1 / 10), 1 / (1 / 1 + 1 / 99)
+    assert score_bifurcation(figure, ground) == pytest.approx(first / (first + second))
 
 
 @pytest.fixture

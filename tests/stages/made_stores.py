@@ -6,6 +6,7 @@ import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -101,18 +102,32 @@ def make_node_store(
 def make_alignment(
     path: Path,
     weights: Mapping[str, tuple[Sequence[int], NDArray[Any]]],
-    readout: NDArray[Any],
+    readout: NDArray[Any] | None,
     rois: Arrays,
+    *,
+    deviation: NDArray[Any] | None = None,
+    more_arrays: Arrays = MappingProxyType({}),
     **more: Any,
 ) -> Path:
-    """Write an alignment: by model its layers and W (layer, channel, universal); beta (universal, voxel); ROIs."""
+    """Write an alignment: by model its layers and W (layer, channel, universal); beta (universal, voxel); ROIs.
+
+    readout     : None for an alignment that no brain took part in
+    deviation   : (universal,) of the pooled channels; None for an older alignment, which has none
+    more_arrays : by their paths in the store, such as those of several fits
+    """
     root = create_group(path)
     for name, (layers, weight) in weights.items():
         root.create_group(name, attributes={"layers": list(layers)})
         alignment.WEIGHT.put(root, weight.astype(np.float32), name)
-    alignment.READOUT.put(root, readout.astype(np.float32))
-    alignment.BIAS.put(root, np.zeros(readout.shape[1], np.float32))
-    alignment.R2.put(root, np.zeros(readout.shape[1], np.float32))
+    if readout is not None:
+        alignment.READOUT.put(root, readout.astype(np.float32))
+        alignment.BIAS.put(root, np.zeros(readout.shape[1], np.float32))
+        alignment.R2.put(root, np.zeros(readout.shape[1], np.float32))
+    if deviation is not None:
+        alignment.DEVIATION.put(root, deviation.astype(np.float32))
+    for name, values in more_arrays.items():
+        declared = alignment.FIT_READOUT if name == alignment.FIT_READOUT.at() else alignment.FIT_WEIGHT
+        declared.put(root, values.astype(np.float32), *([] if not declared.fields else [name.split("/")[1]]))
     for name, voxels in rois.items():
         alignment.ROI.put(root, voxels, name)
     return finish(root, path, "alignment", list(weights), **more)

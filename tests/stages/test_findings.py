@@ -22,13 +22,18 @@ ROIS = {"V1": slice(0, 20), "EBA": slice(20, 30), "empty": slice(0, 0)}
 
 @pytest.fixture(scope="module")
 def alignment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Maps of the shared features into 24 universal channels, read out to 40 voxels; V1 hangs on channels 0 to 7."""
+    """Maps of the shared features into 24 universal channels, read out to 40 voxels; V1 hangs on channels 0 to 7.
+
+    Channel 0 hardly varies, so that its readout says little.
+    """
     rng = np.random.default_rng(6)
     weights = {name: (range(3), rng.standard_normal((3, 192, 24)) / 14) for name in ("tiny", "pair")}
     readout = rng.standard_normal((24, 40)) * 0.1
     readout[:8, ROIS["V1"]] += 3
     rois = {name: np.isin(np.arange(40), np.arange(40)[part]) for name, part in ROIS.items()}
-    return make_alignment(tmp_path_factory.mktemp("alignment") / "a.zarr", weights, readout, rois)
+    deviation = np.where(np.arange(24) == 0, 1e-4, rng.uniform(0.5, 2, 24))
+    path = tmp_path_factory.mktemp("alignment") / "a.zarr"
+    return make_alignment(path, weights, readout, rois, deviation=deviation)
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
@@ -48,10 +53,11 @@ def test_eigs_of_an_roi_use_the_channels_that_weigh_most_for_it(
     tmp_path: Path, features: Path, alignment: Path
 ) -> None:
     store = open_store(alignment)
-    readout = store.read("readout/weight")
-    weight = [sum(abs(float(b)) for b in row[:20]) / 20 for row in readout]
+    readout, deviation = store.read("readout/weight"), store.read("readout/deviation")
+    weight = [sum(abs(float(b)) for b in row[:20]) / 20 * d for row, d in zip(readout, deviation, strict=True)]
     chosen = sorted(sorted(range(24), key=lambda channel: -weight[channel])[:8])
-    assert chosen == list(range(8))
+    assert set(range(1, 8)) < set(chosen)
+    assert 0 not in chosen
     args = ["--alignment", alignment, "--n-eig", 3]
     output = done("eigs", features, "-o", tmp_path / "e.zarr", *args, "--roi", "V1", "--top-channels", 8)
     tokens = [
@@ -75,7 +81,7 @@ def test_eigs_of_an_roi_use_the_channels_that_weigh_most_for_it(
 @pytest.fixture(scope="module")
 def described(tmp_path_factory: pytest.TempPathFactory, tsne: Path, features: Path, alignment: Path) -> Path:
     output = tmp_path_factory.mktemp("concepts") / "out"
-    args = ["--concepts", 4, "--permutations", 50, "--patches", 3]
+    args = ["--concepts", 4, "--patches", 3]
     return done("concepts", tsne, "--features", features, "--alignment", alignment, "-o", output, *args)
 
 
@@ -107,11 +113,130 @@ def test_concepts_are_described_as_by_a_loop_over_tokens(
     assert float(rois[1, "EBA"]["deviation"]) == pytest.approx(deviation[1, 20:30].mean())
 
 
-def test_concepts_that_hang_on_an_roi_correspond_to_rois(described: Path) -> None:
+def test_without_controls_the_score_is_said_with_what_it_cannot_show(
+    tmp_path: Path, tsne: Path, features: Path, alignment: Path, described: Path
+) -> None:
     summary = json.loads((described / "aligncut.json").read_text())["aligncut"]["summary"]
     assert summary["roi_correspondence"] > 0.5
-    assert summary["roi_p"] == pytest.approx(1 / 51)
+    assert summary["roi_p"] is None
+    assert summary["control_fits"] == 0
     assert "half the median distance" in summary["radius_rule"]
+    assert "--sparse" in summary["centre_rule"]
+    assert {row["p"] for row in read_csv(described / "concepts.csv")} == {""}
+    assert {row["z"] + row["p"] for row in read_csv(described / "rois.csv")} == {""}
+    args = ["concepts", tsne, "--features", features, "--alignment", alignment, "--concepts", 4]
+    assert "cannot show that concepts follow the brain" in " ".join(aligncut(*args, "-o", tmp_path / "out").err.split())
+
+
+def make_controls(path: Path, *, seed: int, voxels: int = 40, effect: float = 0, fits: int = 1, **more: object) -> Path:
+    """An alignment, or several in one store, whose V1 hangs on some channels by `effect`."""
+    rng = np.random.default_rng(seed)
+    weights = {name: rng.standard_normal((fits, 3, 192, 24)) / 14 for name in ("tiny", "pair")}
+    readout = rng.standard_normal((fits, 24, voxels)) * 0.1
+    readout[:, :8, ROIS["V1"]] += effect
+    rois = {name: np.isin(np.arange(voxels), np.arange(voxels)[part]) for name, part in ROIS.items()}
+    first = {name: (range(3), weight[0]) for name, weight in weights.items()}
+    many = {f"fits/{name}/weight": weight for name, weight in weights.items()} if fits > 1 else {}
+    several = many | {"fits/readout/weight": readout} if fits > 1 else {}
+    return make_alignment(path, first, readout[0], rois, more_arrays=several, **more)
+
+
+def test_scores_of_controls_are_those_of_a_loop_over_the_same_members(
+    tmp_path: Path, tsne: Path, features: Path, alignment: Path, described: Path
+) -> None:
+    """The fit stands out against controls without a readout that hangs on ROIs; their fits all count."""
+    shuffled = {"controls": ["shuffled pairs"]}
+    paths = [make_controls(tmp_path / "c.zarr", seed=1, **shuffled)]
+    paths.append(make_controls(tmp_path / "d.zarr", seed=2, fits=3, **shuffled))
+    args = ["concepts", tsne, "--features", features, "--alignment", alignment, "--concepts", 4, "--patches", 3]
+    out = done(*args, "--controls", paths[0], "--controls", paths[1], "-o", tmp_path / "out")
+    summary = json.loads((out / "aligncut.json").read_text())["aligncut"]["summary"]
+    before = json.loads((described / "aligncut.json").read_text())["aligncut"]["summary"]
+    assert summary["roi_correspondence"] == before["roi_correspondence"]
+    assert summary["control_fits"] == 4
+    assert summary["roi_p"] == 1 / 5
+    table = read_csv(out / "concepts.csv")
+    scores = []
+    for path, fit in [(paths[0], None), *((paths[1], fit) for fit in range(3))]:
+        store = open_store(path)
+        shares = []
+        for row in table:
+            centre = [float(row[axis]) for axis in "xyz"]
+            found = []
+            for model in ("tiny", "pair"):
+                weight = store.read(f"{model}/weight") if fit is None else store.read(f"fits/{model}/weight")[fit]
+                for layer in range(3):
+                    tokens = open_store(features).read(f"{model}/tokens")[layer, :, 1:].astype(float)
+                    coords = open_store(tsne).read(f"{model}/coords")[layer, :, 1:].astype(float)
+                    inside = np.sqrt(((coords - centre) ** 2).sum(axis=-1)) <= float(row["radius"])
+                    found.append(tokens[inside] @ weight[layer].astype(float))
+            beta = store.read("readout/weight") if fit is None else store.read("fits/readout/weight")[fit]
+            mean = np.concatenate(found).mean(axis=0) @ beta.astype(float)
+            groups = [mean[:20], mean[20:30]]
+            both = np.concatenate(groups)
+            between = sum(len(group) * (group.mean() - both.mean()) ** 2 for group in groups)
+            shares.append(between / ((both - both.mean()) ** 2).sum())
+        scores.append(np.mean(shares))
+    assert summary["control_correspondence"] == pytest.approx(np.mean(scores), rel=1e-4)
+    assert all(float(row["p"]) >= 1 / 5 for row in table)
+    assert all(row["z"] and float(row["p"]) >= 1 / 5 for row in read_csv(out / "rois.csv"))
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "words"),
+    [
+        ({}, 3, "is no control"),
+        ({"controls": ["shuffled pairs"], "voxels": 30}, 3, "predicts 30 voxels"),
+        ({"controls": ["shuffled pairs"], "twice": True}, 2, "twice"),
+    ],
+)
+def test_what_is_no_control_of_the_fit_is_refused(
+    tmp_path: Path, tsne: Path, features: Path, alignment: Path, more: dict[str, object], code: int, words: str
+) -> None:
+    names = ["--controls", tmp_path / "c.zarr"] * (2 if more.pop("twice", False) else 1)
+    make_controls(tmp_path / "c.zarr", seed=1, **more)
+    result = aligncut(
+        "concepts", tsne, "--features", features, "--alignment", alignment, *names, "-o", tmp_path / "out"
+    )
+    assert result.code == code, result.err
+    assert words in result.err
+
+
+def test_without_a_readout_concepts_are_patches_and_a_map(
+    tmp_path: Path, tsne: Path, features: Path, alignment: Path, described: Path
+) -> None:
+    weights = {name: (range(3), np.ones((3, 192, 24))) for name in ("tiny", "pair")}
+    consensus = make_alignment(tmp_path / "a.zarr", weights, None, {})
+    args = ["concepts", tsne, "--concepts", 4, "--patches", 3]
+    alone = done(*args, "-o", tmp_path / "alone")
+    shared = done(*args, "--features", features, "--alignment", consensus, "-o", tmp_path / "shared")
+    for out in (alone, shared):
+        names = {path.name for path in out.iterdir()}
+        assert names == {"aligncut.json", "concepts.csv", "slots.csv", "patches.csv", "patches.png", "map.png"}
+        assert (out / "patches.csv").read_bytes() == (described / "patches.csv").read_bytes()
+        ours, theirs = read_csv(out / "concepts.csv"), read_csv(described / "concepts.csv")
+        assert [row["tokens"] for row in ours] == [row["tokens"] for row in theirs]
+        assert np.asarray(Image.open(out / "map.png")).std() > 5
+    result = aligncut(*args, "--controls", alignment, "-o", tmp_path / "x")
+    assert result.code == 2
+    assert "needs an alignment with a readout" in result.err
+    result = aligncut(*args, "--alignment", alignment, "-o", tmp_path / "x")
+    assert result.code == 2
+    assert "--features" in result.err
+
+
+def test_concepts_that_rest_on_few_tokens_are_marked(tmp_path: Path, tsne: Path) -> None:
+    plain = done("concepts", tsne, "--concepts", 4, "--least-tokens", 1, "-o", tmp_path / "a")
+    tokens = [int(row["tokens"]) for row in read_csv(plain / "concepts.csv")]
+    least = sorted(tokens)[2]
+    out = done("concepts", tsne, "--concepts", 4, "--least-tokens", least, "-o", tmp_path / "b")
+    assert [row["few"] for row in read_csv(out / "concepts.csv")] == [str(int(count < least)) for count in tokens]
+    by_slot = read_csv(out / "slots.csv")
+    assert len(by_slot) == 4 * 6
+    for concept in range(4):
+        rows = [row for row in by_slot if row["concept"] == str(concept)]
+        assert sum(int(row["tokens"]) for row in rows) == tokens[concept]
+        assert all(row["few"] == str(int(int(row["tokens"]) < least)) for row in rows)
 
 
 def test_patches_are_the_nearest_of_different_images(tsne: Path, described: Path) -> None:
@@ -138,7 +263,7 @@ def test_an_interrupted_description_goes_on_to_the_same_bytes(
     from aligncut_cli.stages.concepts.members import Members
 
     args = ["concepts", tsne, "--features", features, "--alignment", alignment, "-o", tmp_path / "out"]
-    args += ["--concepts", 4, "--permutations", 50, "--patches", 3]
+    args += ["--concepts", 4, "--patches", 3]
     read, calls = Members.load, []
 
     def stop(self: Members, block: object) -> object:
@@ -159,7 +284,7 @@ def test_an_interrupted_description_goes_on_to_the_same_bytes(
 def test_slots_of_two_maps_have_no_common_concepts(tmp_path: Path, features: Path, alignment: Path) -> None:
     eigs = done("eigs", features, "-o", tmp_path / "e.zarr", "--group", "model", "--n-eig", 3)
     tsne = done("tsne", eigs, "-o", tmp_path / "t.zarr", "--n-sample", 60, "--iterations", 20)
-    args = ["concepts", tsne, "--features", features, "--alignment", alignment, "--concepts", 3, "--permutations", 9]
+    args = ["concepts", tsne, "--features", features, "--alignment", alignment, "--concepts", 3]
     result = aligncut(*args, "-o", tmp_path / "a")
     assert result.code == 2
     assert "2 maps" in result.err
@@ -265,7 +390,7 @@ def mapped(tmp_path_factory: pytest.TempPathFactory, features: Path, alignment: 
 def test_concepts_of_mapped_features_are_those_of_features_mapped_while_reading(
     tmp_path: Path, tsne: Path, mapped: Path, alignment: Path, described: Path
 ) -> None:
-    args = ["--concepts", 4, "--permutations", 50, "--patches", 3]
+    args = ["--concepts", 4, "--patches", 3]
     out = done("concepts", tsne, "--features", mapped, "--alignment", alignment, "-o", tmp_path / "out", *args)
     ours, theirs = read_csv(out / "concepts.csv"), read_csv(described / "concepts.csv")
     assert [row["tokens"] for row in ours] == [row["tokens"] for row in theirs]
@@ -313,7 +438,7 @@ def test_a_control_is_said_wherever_its_numbers_are(tmp_path: Path) -> None:
     )  # fmt: skip
     for index in range(5):
         write_mask(tmp_path / "masks" / f"image-{index:03d}.png", rng.integers(0, 2, (48, 48)))
-    concepts = ["concepts", tsne, "--features", features, "--concepts", 3, "--permutations", 9]
+    concepts = ["concepts", tsne, "--features", features, "--concepts", 3]
     first = aligncut(*concepts, "--alignment", control, "-o", tmp_path / "c")
     second = aligncut(
         "activations", features, "--alignment", control, "--masks", tmp_path / "masks", "-o", tmp_path / "b"
@@ -338,7 +463,7 @@ def test_photos_that_have_moved_are_found_in_a_folder_which_only_then_is_recorde
     moved.mkdir()
     for index in range(5):
         Image.fromarray(rng.integers(0, 255, (48, 48, 3), dtype=np.uint8)).save(moved / f"image-{index:03d}.png")
-    concepts = ["concepts", tsne, "--features", features, "--concepts", 3, "--permutations", 9]
+    concepts = ["concepts", tsne, "--features", features, "--concepts", 3]
     activations = ["activations", features, "--token", "image-001:2,1", "--slot", "clip:1"]
     for command in (concepts, activations):
         plain, with_photos = tmp_path / f"{command[0]}-grey", tmp_path / command[0]

@@ -142,6 +142,8 @@ def test_all_layers_give_flows_bifurcations_and_trajectories(tmp_path: Path) -> 
     store = open_store(tmp_path / "x.zarr")
     assert store.read("clip/probability").shape == (3, 3, 3, 3)
     assert store.read("clip/p").shape == (3,)
+    assert (store.read("clip/p_corrected") >= store.read("clip/p")).all()
+    assert [test["p_corrected"] for test in store.record["bifurcations"]] == store.read("clip/p_corrected").tolist()
     pair = ["--from", "clip:4", "--to", "clip:5", *args[2:]]
     alone = open_store(done("transitions", planted, "-o", tmp_path / "y.zarr", *pair, "--masks", masks))
     np.testing.assert_array_equal(alone.read("counts/foreground"), store.read("clip/counts")[1, 1])
@@ -154,6 +156,35 @@ def test_all_layers_give_flows_bifurcations_and_trajectories(tmp_path: Path) -> 
     assert len(rows) == 3 * 3 * 9
     for name in ("flow-clip.png", "bifurcations.csv"):
         assert (out / name).stat().st_size > 100
+
+
+def test_probabilities_that_rest_on_few_tokens_are_marked(tmp_path: Path, planted: tuple[Path, Path]) -> None:
+    members = {}
+    for least in (1, 500):
+        out = tmp_path / str(least)
+        args = ["--from", "clip:3", "--to", "clip:4", "--concepts", 3, "--radius", 3, "--permutations", 10]
+        args += ["--masks", planted[1], "--least-tokens", least, "--figures", out]
+        done("transitions", planted[0], "-o", tmp_path / f"{least}.zarr", *args)
+        with (out / "transitions.csv").open() as stream:
+            members[least] = [(int(row["of"]), row["few"]) for row in csv.DictReader(stream)]
+    assert {few for _, few in members[1]} == {"0"}
+    assert [few for _, few in members[500]] == [str(int(of < 500)) for of, _ in members[500]]
+    assert {few for _, few in members[500]} == {"0", "1"}
+    pictures = [(tmp_path / str(least) / "transitions.png").read_bytes() for least in (1, 500)]
+    assert pictures[0] != pictures[1]
+
+
+def test_centres_lie_where_tokens_are(tmp_path: Path) -> None:
+    """Tokens that stand alone far out, one in twenty images, are no concepts."""
+    store, _ = plant(tmp_path, n_images=60)
+    coords = open_store(store).read("clip/coords").copy()
+    coords[:, ::20, 1] = 300 * np.array([[[1, 0], [0, 1], [-1, 0]], [[1, 1], [-1, 1], [-1, -1]]])
+    lonely = make_node_store(tmp_path / "l.zarr", "tsne", {"clip": coords}, grid=(4, 4), groups=["all"])
+    args = ["--from", "clip:0", "--to", "clip:1", "--concepts", 4, "--permutations", 10]
+    found = open_store(done("transitions", lonely, "-o", tmp_path / "x.zarr", *args))
+    assert found.read("members/all").min() > 50
+    outliers = open_store(done("transitions", lonely, "-o", tmp_path / "y.zarr", *args, "--sparse", 0))
+    assert outliers.read("members/all").min() <= 9
 
 
 def test_a_two_dimensional_map_of_real_stores_is_drawn_with_arrows(tmp_path: Path, eigs: Path) -> None:

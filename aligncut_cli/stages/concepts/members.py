@@ -1,4 +1,4 @@
-"""Passes over a slot's patches: the features of each concept's members are added up, and the nearest patches found.
+"""Passes over a slot's patches: each concept's members are counted, their features added up, the nearest patches found.
 
 Memory is bounded: three blocks of a slot at a time, and for each concept a matrix of channels by channels, from which
 mean and deviation of any number of voxels follow.
@@ -7,7 +7,9 @@ mean and deviation of any number of voxels follow.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,17 +25,36 @@ from aligncut_cli.store.phases import load_ahead
 LEAST_IMAGES = 64
 
 
+@dataclass(frozen=True)
+class SlotMembers:
+    """What a slot gives to each concept.
+
+    counts   : (concept,) members
+    sums     : (concept, channel) of the members' features as stored; no channels where no features are read
+    distance : (concept, rank) squared, of the patches nearest to each centre, each from another image
+    image    : (concept, rank) where these are, -1 where there are fewer images
+    token    : (concept, rank) and which patch
+    """
+
+    counts: NDArray[np.int64]
+    sums: NDArray[np.float64]
+    distance: NDArray[np.float64]
+    image: NDArray[np.int64]
+    token: NDArray[np.int64]
+
+
 class Members:
     """Adds up members slot by slot, in order; sums so far are kept after each slot, under its number.
 
-    slots     : on the map; features of the same name are read from the space
+    space     : features of the slots' names are read from it; None to count members and find patches only
+    slots     : on the map
     n_nearest : patches kept of each slot and concept
     """
 
     def __init__(
         self,
         source: Tsne,
-        space: FeatureSpace,
+        space: FeatureSpace | None,
         slots: Sequence[Slot],
         folder: Path,
         *,
@@ -50,14 +71,17 @@ class Members:
         return max(self._images_per_block(slot.model) * axes[slot.model].n_tokens for slot in self.slots)
 
     def _images_per_block(self, model: str) -> int:
-        return min(self.source.images_per_chunk[model], max(self.space.images_per_read()[model], LEAST_IMAGES))
+        of_features = LEAST_IMAGES if self.space is None else self.space.images_per_read()[model]
+        return min(self.source.images_per_chunk[model], max(of_features, LEAST_IMAGES))
 
     def add(self, index: int, centres: Centres) -> None:
         """Add the members of one slot to the sums of those before it, and keep its patches nearest to each centre."""
         slot, axes = self.slots[index], self.source.axes
         n_concepts = len(centres.places)
-        moments = self.load_moments(index - 1, n_concepts)
-        nearest = NearestTokens(n_concepts, self.n_nearest)
+        moments = None if self.space is None else self.load_moments(index - 1, n_concepts)
+        nearest, counts = NearestTokens(n_concepts, self.n_nearest), np.zeros(n_concepts, np.int64)
+        width = 0 if self.space is None else self.space.n_channels_stored(slot.model)
+        sums = np.zeros((n_concepts, width))
         n_images, per_block = axes[slot.model].n_images, self._images_per_block(slot.model)
         blocks = [Block(slot, images) for images in image_slices(n_images, per_block)]
         with self.console.progress(f"members {slot}", axes.n_group_nodes([slot]), unit="nodes") as progress:
@@ -65,42 +89,49 @@ class Members:
                 distance = measure_squared_distances(coords, centres.places)
                 nearest.add(distance, first_image=block.images.start)
                 members = (distance <= centres.radius**2).reshape(-1, n_concepts)
+                counts += members.sum(axis=0)
                 chosen = members.any(axis=1)
-                if chosen.any():
-                    rows = features.reshape(-1, features.shape[-1])[chosen]
+                if self.space is not None and moments is not None and features is not None and chosen.any():
+                    rows = features.reshape(-1, width)[chosen]
+                    sums += members[chosen].T.astype(np.float64) @ rows.astype(np.float64)
                     moments.add(self.space.map_rows(rows, slot).cpu().numpy(), members[chosen])
                 progress.advance(axes.n_block_nodes(block))
         self._forget(index - 2)  # those of the slot before stay: where this one is interrupted, it begins with them
-        np.savez(self._moments(index), counts=moments.counts, means=moments.means, scatter=moments.scatter)
-        np.savez(self._nearest(index), distance=nearest.distance, image=nearest.image, token=nearest.token)
+        if moments is not None:
+            np.savez(self._moments(index), counts=moments.counts, means=moments.means, scatter=moments.scatter)
+        found = SlotMembers(counts, sums, nearest.distance, nearest.image, nearest.token)
+        np.savez(self._slot(index), **found.__dict__)
 
-    def load(self, block: Block) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
+    def load(self, block: Block) -> tuple[NDArray[np.float32], NDArray[np.float16] | None]:
         """Return places (image, patch, dim) and features (image, patch, channel) of a block of the map."""
         slot, images = block.slot, block.images
         coords = self.source.patches(slot.model, images, layers=slot.position)
+        if self.space is None:
+            return coords, None
         return coords, load_patches(self.space, Block(self.space.axes.slot(str(slot)), images))
 
     def load_moments(self, index: int, n_concepts: int) -> ConceptMoments:
         """Return the sums over all slots up to one, -1 for none."""
-        moments = ConceptMoments(n_concepts, self.space.width(comparable=True))
+        moments = ConceptMoments(n_concepts, 0 if self.space is None else self.space.width(comparable=True))
         if index >= 0:
             with np.load(self._moments(index)) as saved:
                 moments.counts, moments.means, moments.scatter = saved["counts"], saved["means"], saved["scatter"]
         return moments
 
-    def load_nearest(self, index: int) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
-        """Return squared distance, image and patch of the patches of one slot nearest to each centre.
-
-        returns : three of (concept, rank); image is -1 where there are fewer images
-        """
-        with np.load(self._nearest(index)) as saved:
-            return saved["distance"], saved["image"], saved["token"]
+    def load_slots(self) -> list[SlotMembers]:
+        """Return what every slot gives, in their order."""
+        found = []
+        for index in range(len(self.slots)):
+            with np.load(self._slot(index)) as saved:
+                values: dict[str, Any] = {name: saved[name] for name in SlotMembers.__dataclass_fields__}
+            found.append(SlotMembers(**values))
+        return found
 
     def _moments(self, index: int) -> Path:
         return self.folder / f"members-{index}.npz"
 
-    def _nearest(self, index: int) -> Path:
-        return self.folder / f"nearest-{index}.npz"
+    def _slot(self, index: int) -> Path:
+        return self.folder / f"slot-{index}.npz"
 
     def _forget(self, index: int) -> None:
         self._moments(index).unlink(missing_ok=True)

@@ -40,10 +40,10 @@ class NearPatch:
 def find_nearest(members: Members, n_concepts: int) -> Iterator[list[NearPatch]]:
     """Give for each concept the patches nearest to its centre over all slots, each from another image."""
     found: list[list[NearPatch]] = [[] for _ in range(n_concepts)]
-    for slot in range(len(members.slots)):
-        columns = members.load_nearest(slot)
+    for slot, near in enumerate(members.load_slots()):
         for concept, patches in enumerate(found):
-            rows = zip(*(column[concept].tolist() for column in columns), strict=True)
+            columns = (near.distance[concept], near.image[concept], near.token[concept])
+            rows = zip(*(column.tolist() for column in columns), strict=True)
             patches += [NearPatch(distance, image, token, slot) for distance, image, token in rows if image >= 0]
     for patches in found:
         by_image: dict[int, NearPatch] = {}

@@ -11,34 +11,39 @@ import numpy as np
 
 from aligncut_cli.console import Console
 from aligncut_cli.errors import BadInput, UsageError
-from aligncut_cli.maths.concepts import RADIUS_RULE
+from aligncut_cli.maths.concepts import CENTRE_RULE, RADIUS_RULE
 from aligncut_cli.maths.device import resolve_device
 from aligncut_cli.params import ConceptsParams, RunOptions
+from aligncut_cli.stages.concepts.controls import ControlFits
 from aligncut_cli.stages.concepts.members import Members
 from aligncut_cli.stages.concepts.patches import draw_patches
-from aligncut_cli.stages.concepts.tables import Findings, write_findings
+from aligncut_cli.stages.concepts.tables import Findings, Readout
 from aligncut_cli.stages.patches import Centres, place_concepts
 from aligncut_cli.stages.photos import Photos
 from aligncut_cli.stages.space import FeatureSpace
 from aligncut_cli.store.kinds.alignment import Alignment
-from aligncut_cli.store.kinds.tsne import Tsne
+from aligncut_cli.store.kinds.tsne import SAMPLE_COORDS, Tsne
 from aligncut_cli.store.nodes import Slot, require_tokens
 from aligncut_cli.store.phases import Phase, single_step
 from aligncut_cli.store.read import Store, collect_controls
 from aligncut_cli.store.run import Outcome, Plan, Work, write_json
+from aligncut_cli.viz.concept_plots import plot_concept_map
+from aligncut_cli.viz.figures import save_figure
 
 PROCESS_BYTES = 700_000_000
+CLOUD_POINTS = 6000
 
 
 class ConceptsStage:
-    """One run of the stage, over the slots asked for."""
+    """One run of the stage, over the slots asked for; what the brain says is left out where there is no readout."""
 
     def __init__(
         self,
         work: Work,
         source: Store,
-        features: Store,
-        alignment: Store,
+        features: Store | None,
+        alignment: Store | None,
+        against: Sequence[Store],
         params: ConceptsParams,
         options: RunOptions,
         console: Console,
@@ -46,32 +51,41 @@ class ConceptsStage:
         photos: Path | str | None,
     ) -> None:
         self.work, self.params, self.console = work, params, console
-        self.source, self.alignment = Tsne(source), Alignment(alignment)
+        self.source = Tsne(source)
         self.axes = source.axes
-        self.space = FeatureSpace.universal(features, alignment, resolve_device(options.device))
         self.slots = [self.axes.slot(text) for text in dict.fromkeys(params.slot)] or self.axes.slots
         self.controls = collect_controls(source, features, alignment)
         self.photos = Photos(self.source.images(), photos)
         require_tokens(self.axes, source.path)
-        self.space.require()
-        self._require_same_nodes()
         self._require_one_map()
-        self.channels = self.space.width(comparable=True)
+        self.space: FeatureSpace | None = None
+        self.alignment = None if alignment is None else Alignment(alignment)
+        if alignment is not None and self.alignment is not None and self.alignment.has_readout:
+            if features is None:
+                raise UsageError("--alignment needs --features", do="Give the features that the map was made of.")
+            self.space = FeatureSpace.universal(features, alignment, resolve_device(options.device))
+            self.space.require()
+            self._require_same_nodes(self.space)
+            self.fits = ControlFits(against, self.alignment, self.space, self.slots)
+        elif against:
+            raise UsageError(
+                "--controls needs an alignment with a readout", do="Give --alignment A.zarr, fitted to responses."
+            )
         self.members = Members(
             self.source, self.space, self.slots, work.scratch, n_nearest=params.patches, console=console
         )
 
-    def _require_same_nodes(self) -> None:
+    def _require_same_nodes(self, space: FeatureSpace) -> None:
         """Require features of every node that is on the map."""
-        theirs, path = self.space.axes, self.source.store.path
+        theirs, path = space.axes, self.source.store.path
         for slot in self.slots:
             model = self.axes[slot.model]
             if slot.model not in theirs.names or slot.layer not in theirs[slot.model].layers:
-                raise BadInput(f"{self.space.path} has no features of {slot}", do="Give those the map was made of.")
+                raise BadInput(f"{space.path} has no features of {slot}", do="Give those the map was made of.")
             if theirs[slot.model].n_tokens != model.n_tokens:
-                raise BadInput(f"{self.space.path} has other tokens of {slot.model} than {path}")
-        if self.space.features.ids != self.source.ids:
-            raise BadInput(f"{self.space.path} has other images than {path}")
+                raise BadInput(f"{space.path} has other tokens of {slot.model} than {path}")
+        if space.features.ids != self.source.ids:
+            raise BadInput(f"{space.path} has other images than {path}")
 
     def _require_one_map(self) -> None:
         maps = [name for name, slots in self.source.groups if any(slot in slots for slot in self.slots)]
@@ -83,16 +97,15 @@ class ConceptsStage:
 
     def plan(self) -> Plan:
         """Return the bytes of the concepts' moments, of the readout and of a block."""
-        k, channels, voxels = self.params.concepts, self.channels, self.alignment.shape[1]
-        return Plan(
-            memory=PROCESS_BYTES
-            + 3 * k * channels**2 * 8
-            + voxels * (channels * 24 + k * 80)
-            + self.members.largest_block * (channels * 20 + k * 30)
-            + self.params.sample * 200,
-            disk=2 * k * channels**2 * 8 + 2 * k * voxels * 8,
-            notes={"slots": len(self.slots), "images": len(self.photos)},
-        )
+        k, rows = self.params.concepts, self.members.largest_block
+        memory, disk = PROCESS_BYTES + self.params.sample * 200 + rows * k * 30, 1_000_000
+        if self.space is not None and self.alignment is not None:
+            channels, voxels = self.space.width(comparable=True), self.alignment.shape[1]
+            stored = max(self.space.n_channels_stored(slot.model) for slot in self.slots)
+            memory += 3 * k * channels**2 * 8 + voxels * (channels * 24 + k * 80) + rows * channels * 20
+            memory += self.fits.count * k * 40 + k * len(self.slots) * stored * 8 + channels * stored * 12
+            disk += 2 * k * channels**2 * 8 + 2 * k * voxels * 8
+        return Plan(memory=memory, disk=disk, notes={"slots": len(self.slots), "images": len(self.photos)})
 
     def phases(self) -> Sequence[Phase[Any]]:
         """Return the phases in order; members are added to those of the slots before, so these follow each other."""
@@ -112,6 +125,7 @@ class ConceptsStage:
             n_concepts=self.params.concepts,
             n_sample=self.params.sample,
             radius=self.params.radius,
+            sparse=self.params.sparse,
             seed=self.params.seed,
             console=self.console,
             label="centres",
@@ -128,18 +142,21 @@ class ConceptsStage:
 
     def _write_tables(self) -> None:
         """Write tables and pictures of all concepts, and keep their figures for the record."""
-        self.work.staging.mkdir(exist_ok=True)
-        centres = self._load_centres()
-        moments = self.members.load_moments(len(self.slots) - 1, len(centres.places))
-        found = Findings.of(
-            centres, moments, self.alignment, n_permutations=self.params.permutations, seed=self.params.seed
-        )
-        if found.tested is None:
-            path = self.alignment.store.path
-            self.console.warn(f"{path} names fewer than two ROIs, so concepts are not tested against them")
-        write_findings(self.work.staging, found, controls=self.controls, console=self.console)
+        folder = self.work.staging
+        folder.mkdir(exist_ok=True)
+        centres, members = self._load_centres(), self.members.load_slots()
+        readout = None
+        if self.space is not None and self.alignment is not None:
+            moments = self.members.load_moments(len(self.slots) - 1, len(centres.places))
+            readout = Readout.of(moments, self.alignment, members, self.fits)
+            readout.say(self.console, self.alignment.store.path)
+        else:
+            self.console.note("no activations of voxels and ROIs: they need an alignment with a readout")
+        found = Findings(centres, self.slots, members, readout, self.params.least_tokens)
+        found.write(folder, controls=self.controls, console=self.console)
+        self._draw_map(found)
         draw_patches(
-            self.work.staging,
+            folder,
             self.members,
             centres,
             found.counts.tolist(),
@@ -148,19 +165,28 @@ class ConceptsStage:
             controls=self.controls,
         )
         self.photos.say_missing(self.console)
-        if found.tested is not None:
-            self.console.note(
-                f"ROIs explain {found.tested.score:.3f} of the variance of concepts over voxels, by permuted voxels "
-                f"{found.tested.null.mean():.3f}, p = {found.tested.p:.4f}"
-            )
         summary = {
             "concepts": len(centres.places),
             "radius": centres.radius,
+            "centre_rule": CENTRE_RULE,
             "radius_rule": RADIUS_RULE if self.params.radius is None else "given",
             "slots": len(self.slots),
             **found.summary(),
         }
         write_json(self.work.wip / "summary.json", summary)
+
+    def _draw_map(self, found: Findings) -> None:
+        """Draw the concepts on the map, over some of its nodes."""
+        own = next(at for at, (_, slots) in enumerate(self.source.groups) if self.slots[0] in slots)
+        cloud = self.source.store.read(SAMPLE_COORDS.at(), own)
+        figure = plot_concept_map(
+            cloud[:: max(1, len(cloud) // CLOUD_POINTS)],
+            found.centres.places,
+            found.centres.radius,
+            found.few,
+            controls=self.controls,
+        )
+        save_figure(figure, self.work.staging / "map.png")
 
     def finish(self) -> Outcome:
         """Give the folder its name."""

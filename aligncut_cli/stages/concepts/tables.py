@@ -1,4 +1,4 @@
-"""What the members of the concepts say: activations of voxels and areas, and how well the areas explain them."""
+"""What the members of the concepts say: where they are, activations of voxels and areas, how the areas explain them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,19 @@ from aligncut_cli.controls import title_with_controls
 from aligncut_cli.maths.activations import average_over_roi
 from aligncut_cli.maths.concepts import (
     ConceptMoments,
+    ControlComparison,
     RoiCorrespondence,
+    compare_with_controls,
     relate_magnitude_to_deviation,
     score_roi_correspondence,
 )
 from aligncut_cli.maths.finite import finite_or_none
+from aligncut_cli.stages.concepts.controls import ControlFits
+from aligncut_cli.stages.concepts.members import SlotMembers
 from aligncut_cli.stages.patches import Centres
 from aligncut_cli.store.folder import write_csv
 from aligncut_cli.store.kinds.alignment import Alignment
+from aligncut_cli.store.nodes import Slot
 from aligncut_cli.viz.concept_plots import plot_concept_rois, plot_magnitude_and_deviation
 from aligncut_cli.viz.figures import save_figure
 
@@ -30,80 +35,149 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Findings:
-    """Activations of the concepts' members.
+class Readout:
+    """Activations of the concepts' members in the brain's space.
 
-    counts          : (concept,) members
     mean, deviation : (concept, voxel), NaN for a concept without members
     rho             : (concept,) rank correlation of |mean| and deviation over voxels
     roi_names       : of the regions that have voxels, and in `rois` their voxels (roi, voxel)
-    tested          : whether regions explain the concepts; None where there are fewer than two
+    scored          : how well regions explain the concepts; None where there are fewer than two
+    compared        : the same beside controls; None without them
     """
 
-    centres: Centres
-    counts: NDArray[np.int64]
     mean: Floats
     deviation: Floats
     rho: Floats
     roi_names: list[str]
     rois: NDArray[np.bool_]
-    tested: RoiCorrespondence | None
+    scored: RoiCorrespondence | None
+    compared: ControlComparison | None
 
     @classmethod
     def of(
-        cls, centres: Centres, moments: ConceptMoments, alignment: Alignment, *, n_permutations: int, seed: int
-    ) -> Findings:
-        """Read the members' features out to voxels, and test the concepts against the regions."""
+        cls, moments: ConceptMoments, alignment: Alignment, members: Sequence[SlotMembers], controls: ControlFits
+    ) -> Readout:
+        """Read the members' features out to voxels, and compare the concepts with the regions."""
         mean, deviation = moments.activate(alignment.read_readout())
         names, rois = alignment.stack_rois(with_all=False)
-        tested = None
-        if len(rois) >= 2:
-            tested = score_roi_correspondence(mean, rois, n_permutations=n_permutations, seed=seed)
         rho = relate_magnitude_to_deviation(mean, deviation)
-        return cls(centres, moments.counts, mean, deviation, rho, names, rois, tested)
+        scored = score_roi_correspondence(mean, rois) if len(rois) >= 2 else None
+        compared = None
+        if scored is not None and controls.count:
+            compared = compare_with_controls(scored, controls.score(members, rois))
+        return cls(mean, deviation, rho, names, rois, scored, compared)
 
     def summary(self) -> dict[str, Any]:
         """Return the figures that the record keeps."""
+        compared = self.compared
         return {
-            "members": int(self.counts.sum()),
             "mean_rho": finite_or_none(float(np.nanmean(self.rho))) if np.isfinite(self.rho).any() else None,
-            "roi_correspondence": None if self.tested is None else finite_or_none(self.tested.score),
-            "roi_p": None if self.tested is None else finite_or_none(self.tested.p),
+            "roi_correspondence": None if self.scored is None else finite_or_none(self.scored.score),
+            "control_fits": 0 if compared is None else len(compared.null),
+            "control_correspondence": None if compared is None else finite_or_none(float(compared.null.mean())),
+            "roi_p": None if compared is None else finite_or_none(compared.p),
         }
 
-
-def write_findings(folder: Path, found: Findings, *, controls: Sequence[str], console: Console) -> None:
-    """Write arrays, tables and plots of voxels and areas, and show the concepts."""
-    np.save(folder / "mean.npy", found.mean)
-    np.save(folder / "deviation.npy", found.deviation)
-    _write_concepts(folder, found, controls=controls, console=console)
-    if found.roi_names:
-        _write_rois(folder, found, controls=controls)
-    figure = plot_magnitude_and_deviation(found.mean, found.deviation, found.rho, controls=controls)
-    save_figure(figure, folder / "magnitude.png")
-
-
-def _write_concepts(folder: Path, found: Findings, *, controls: Sequence[str], console: Console) -> None:
-    rows: list[list[object]] = []
-    radius, tested = found.centres.radius, found.tested
-    for index, centre in enumerate(found.centres.places):
-        share, p = (None, None) if tested is None else (tested.by_concept[index], tested.p_concept[index])
-        numbers = [finite_or_none(value) for value in (found.rho[index], share, p)]
-        rows.append([index, *(float(value) for value in centre), radius, int(found.counts[index]), *numbers])
-    axes = ["x", "y", "z"][: found.centres.places.shape[1]]
-    header = ["concept", *axes, "radius", "tokens", "rho", "roi share", "p"]
-    write_csv(folder / "concepts.csv", header, rows, controls=controls)
-    console.table(header, rows, title=title_with_controls("", controls))
+    def say(self, console: Console, path: Path) -> None:
+        """Say how well regions explain concepts, and what that shows."""
+        if self.scored is None:
+            console.warn(f"{path} names fewer than two ROIs, so concepts are not compared with them")
+            return
+        score = f"ROIs explain {self.scored.score:.3f} of the variance of concepts over voxels"
+        if self.compared is None:
+            console.note(
+                f"{score}; alone that cannot show that concepts follow the brain, because the voxels of an ROI respond "
+                "alike whatever is read out to them: --controls tells what fits to shuffled responses score"
+            )
+            return
+        null = self.compared.null
+        console.note(
+            f"{score}; {len(null)} controls {null.min():.3f} to {null.max():.3f}, mean {null.mean():.3f}, "
+            f"p = {self.compared.p:.4f} (no p is below {1 / (1 + len(null)):.4f})"
+        )
 
 
-def _write_rois(folder: Path, found: Findings, *, controls: Sequence[str]) -> None:
-    mean, deviation = average_over_roi(found.mean, found.rois), average_over_roi(found.deviation, found.rois)
-    tested = found.tested
-    rows: list[list[object]] = []
-    for (concept, roi), value in np.ndenumerate(mean):
-        score = [None, None] if tested is None else [float(tested.z[concept, roi]), float(tested.p_roi[concept, roi])]
-        rows.append([concept, found.roi_names[roi], value, deviation[concept, roi], *map(finite_or_none, score)])
-    write_csv(folder / "rois.csv", ["concept", "roi", "mean", "deviation", "z", "p"], rows, controls=controls)
-    p_roi = None if tested is None else tested.p_roi
-    figure = plot_concept_rois(found.roi_names, mean, deviation, p_roi, controls=controls)
-    save_figure(figure, folder / "rois.png")
+@dataclass(frozen=True)
+class Findings:
+    """What is known of the concepts.
+
+    members : of every slot
+    readout : what the brain says of them; None where there is no readout
+    least   : tokens that a concept must hold in order not to be marked
+    """
+
+    centres: Centres
+    slots: Sequence[Slot]
+    members: Sequence[SlotMembers]
+    readout: Readout | None
+    least: int
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Return (concept,) members of all slots."""
+        counts: NDArray[np.int64] = np.sum([found.counts for found in self.members], axis=0)
+        return counts
+
+    @property
+    def few(self) -> NDArray[np.bool_]:
+        """Return (concept,) which concepts rest on few tokens."""
+        return self.counts < self.least
+
+    def summary(self) -> dict[str, Any]:
+        """Return the figures that the record keeps."""
+        read_out = {} if self.readout is None else self.readout.summary()
+        return {"members": int(self.counts.sum()), "few": int(self.few.sum()), **read_out}
+
+    def write(self, folder: Path, *, controls: Sequence[str], console: Console) -> None:
+        """Write arrays, tables and plots of slots, voxels and areas, and show the concepts."""
+        self._write_concepts(folder, controls=controls, console=console)
+        self._write_slots(folder, controls=controls)
+        found = self.readout
+        if found is None:
+            return
+        np.save(folder / "mean.npy", found.mean)
+        np.save(folder / "deviation.npy", found.deviation)
+        if found.roi_names:
+            self._write_rois(folder, found, controls=controls)
+        figure = plot_magnitude_and_deviation(found.mean, found.deviation, found.rho, controls=controls)
+        save_figure(figure, folder / "magnitude.png")
+
+    def _write_concepts(self, folder: Path, *, controls: Sequence[str], console: Console) -> None:
+        rows: list[list[object]] = []
+        found = self.readout
+        for index, centre in enumerate(self.centres.places):
+            row = [index, *(float(value) for value in centre), self.centres.radius]
+            rows.append([*row, int(self.counts[index]), int(self.few[index])])
+            if found is not None:
+                share = None if found.scored is None else found.scored.by_concept[index]
+                p = None if found.compared is None else found.compared.p_concept[index]
+                rows[-1] += [finite_or_none(value) for value in (found.rho[index], share, p)]
+        axes = ["x", "y", "z"][: self.centres.places.shape[1]]
+        header = ["concept", *axes, "radius", "tokens", "few"] + ([] if found is None else ["rho", "roi share", "p"])
+        write_csv(folder / "concepts.csv", header, rows, controls=controls)
+        console.table(header, rows, title=title_with_controls("", controls))
+
+    def _write_slots(self, folder: Path, *, controls: Sequence[str]) -> None:
+        """Write how many tokens of every slot each concept holds."""
+        rows = [
+            [concept, str(slot), int(count), int(count < self.least)]
+            for slot, found in zip(self.slots, self.members, strict=True)
+            for concept, count in enumerate(found.counts)
+        ]
+        write_csv(folder / "slots.csv", ["concept", "slot", "tokens", "few"], rows, controls=controls)
+
+    def _write_rois(self, folder: Path, found: Readout, *, controls: Sequence[str]) -> None:
+        mean, deviation = average_over_roi(found.mean, found.rois), average_over_roi(found.deviation, found.rois)
+        scored, compared = found.scored, found.compared
+        rows: list[list[object]] = []
+        for (concept, roi), value in np.ndenumerate(mean):
+            place = concept, roi
+            contrast = None if scored is None else float(scored.contrast[place])
+            tests = (None, None) if compared is None else (float(compared.z[place]), float(compared.p_roi[place]))
+            numbers = map(finite_or_none, (contrast, *tests))
+            rows.append([concept, found.roi_names[roi], value, deviation[place], int(self.few[concept]), *numbers])
+        header = ["concept", "roi", "mean", "deviation", "few", "contrast", "z", "p"]
+        write_csv(folder / "rois.csv", header, rows, controls=controls)
+        p_roi = None if compared is None else compared.p_roi
+        figure = plot_concept_rois(found.roi_names, mean, deviation, p_roi, self.few, controls=controls)
+        save_figure(figure, folder / "rois.png")

@@ -1,6 +1,7 @@
 """Counts the tokens that move from concept to concept between two slots, image by image, and writes the counts.
 
-Memory is bounded: three blocks of images at a time, and counts whose size depends on concepts and permutations only.
+Memory is bounded: three blocks of images at a time, counts whose size depends on concepts and permutations only, and of
+the masks two bits a token.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aligncut_cli.maths.concepts import find_members
+from aligncut_cli.maths.permutations import ExchangedMasks
 from aligncut_cli.maths.transitions import TransitionCounts, TransitionResult
 from aligncut_cli.params import TransitionsParams
 from aligncut_cli.stages.patches import Centres
@@ -23,6 +25,7 @@ from aligncut_cli.store.kinds.transitions import (
     FROM,
     MODEL_CONCEPTS,
     MODEL_RADIUS,
+    NULL,
     PAIR_MOVES,
     RADIUS,
     SLOT_RADIUS,
@@ -66,26 +69,25 @@ class PairCounter:
     def count(self, pair: Pair) -> TransitionResult:
         """Count all tokens, and where there are masks those of foreground and background apart."""
         a, b = self.concepts.read(pair.before), self.concepts.read(pair.after)
-        counts = TransitionCounts(
-            len(a.places), len(b.places), n_permutations=self.params.permutations, seed=self.params.seed
-        )
-        for images, (before, after, foreground) in load_ahead(self.layout.blocks, lambda i: self._load(pair, i)):
+        counts = TransitionCounts(len(a.places), len(b.places), masks=self._read_masks(pair.before.model))
+        for images, (before, after) in load_ahead(self.layout.blocks, lambda i: self._load(pair, i)):
             inside_a = find_members(before, a.places, radius=a.radius)
             inside_b = find_members(after, b.places, radius=b.radius)
             for at, image in enumerate(range(images.start, images.stop)):
-                figure = None if foreground is None else foreground[at]
-                counts.add(inside_a[at], inside_b[at], foreground=figure, image=image)
+                counts.add(inside_a[at], inside_b[at], image=image)
         return counts.finish()
 
-    def _load(
-        self, pair: Pair, images: slice
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int8] | None]:
-        """Return the patches' places in both slots, (image, patch, dim), and which are foreground, (image, patch)."""
-        foreground = None
-        if len(self.layout.token_kinds) > 1:
-            foreground = self.scratch.read(FOREGROUND.at(pair.before.model), (images,))
+    def _read_masks(self, model: str) -> ExchangedMasks | None:
+        """Return the masks of all images on a model's grid; the same exchanges for every pair of slots."""
+        if len(self.layout.token_kinds) == 1:
+            return None
+        foreground = self.scratch.read(FOREGROUND.at(model))
+        return ExchangedMasks(foreground, n_permutations=self.params.permutations, seed=self.params.seed)
+
+    def _load(self, pair: Pair, images: slice) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return the patches' places in both slots, (image, patch, dim)."""
         places = [self.source.patches(s.model, images, layers=s.position) for s in (pair.before, pair.after)]
-        return places[0], places[1], foreground
+        return places[0], places[1]
 
 
 class PairWriter:
@@ -98,6 +100,8 @@ class PairWriter:
         """Write all that is known of a pair; no chunk is also another pair's."""
         tests = [result.bifurcation, result.expected, result.p]
         self.scratch.write(TESTS.at(), index, np.array(tests))
+        if len(self.layout.token_kinds) > 1:
+            self.scratch.write(NULL.at(), index, result.null)
         if pair.step is None:
             self._write_pair(pair, result)
         else:
@@ -123,5 +127,5 @@ class PairWriter:
             values: NDArray[Any] = getattr(result, name)[:n_kinds, None]
             self.writer.write(array.at(model), (slice(None), here), values)
         if n_kinds > 1:
-            for array, value in zip(TESTED.values(), tests, strict=True):
+            for array, value in zip(TESTED.values(), tests, strict=False):
                 self.writer.write(array.at(model), here, np.array([value]))

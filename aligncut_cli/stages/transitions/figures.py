@@ -63,9 +63,19 @@ class TransitionsFigures:
     def _rows(self) -> Iterator[list[object]]:
         """Give a row per pair of slots, kind of tokens and pair of concepts."""
         if self.source.pair is not None:
-            yield from _list_moves(self.source.read_pair(), self.source.token_kinds)
+            yield from self._list_moves(self.source.read_pair())
         for model in self.source.along:
-            yield from _list_moves(self.source.read_along(model), self.source.token_kinds)
+            yield from self._list_moves(self.source.read_along(model))
+
+    def _list_moves(self, moves: Moves) -> Iterator[list[object]]:
+        """Give a row per step, kind of tokens and pair of concepts."""
+        least = self.source.least_tokens
+        for step, slots in enumerate(moves.steps):
+            for at, kind in enumerate(self.source.token_kinds):
+                counts, members = moves.counts[at, step], moves.members[at, step]
+                for (a, b), share in np.ndenumerate(moves.probability[at, step]):
+                    few = int(members[a] < least)
+                    yield [*slots, kind, f"A{a}", f"B{b}", float(share), int(counts[a, b]), int(members[a]), few]
 
     def _plot_pair(self, before: str, after: str) -> None:
         slots = self.tsne.axes.slot(before), self.tsne.axes.slot(after)
@@ -74,15 +84,21 @@ class TransitionsFigures:
         notes = [] if self.in_plane else ["maps show the first two of three dimensions"]
         if test["bifurcation"] is not None:
             notes.append(
-                f"bifurcation {test['bifurcation']:.3f}, by chance {test['expected']:.3f}, p = {test['p']:.4f}"
+                f"bifurcation {test['bifurcation']:.3f}, with masks of other images {test['expected']:.3f}, "
+                f"p = {test['p']:.4f}"
             )
-        moves = self.source.read_pair()
+        moves, kinds = self.source.read_pair(), self.source.token_kinds
+        least = self.source.least_tokens
+        few = moves.members[:, 0] < least
+        if few.any():
+            notes.append(f"in brackets: from fewer than {least} tokens")
         figure = plot_transition(
             (f"A: {slots[0]}", f"B: {slots[1]}"),
             (self._slot_cloud(slots[0]), self._slot_cloud(slots[1])),
             (concepts[0][:, :2], concepts[1][:, :2]),
             (float(radius[0]), float(radius[1])),
-            dict(zip(self.source.token_kinds, moves.probability[:, 0], strict=True)),
+            dict(zip(kinds, moves.probability[:, 0], strict=True)),
+            dict(zip(kinds, few, strict=True)),
             subtitle="; ".join(notes),
             controls=self.controls,
         )
@@ -127,12 +143,3 @@ class TransitionsFigures:
             controls=self.controls,
         )
         save_figure(figure, self.work.staging / f"trajectories-{model}.png")
-
-
-def _list_moves(moves: Moves, token_kinds: Sequence[str]) -> Iterator[list[object]]:
-    """Give a row per step, kind of tokens and pair of concepts."""
-    for step, slots in enumerate(moves.steps):
-        for at, kind in enumerate(token_kinds):
-            counts, members = moves.counts[at, step], moves.members[at, step]
-            for (a, b), share in np.ndenumerate(moves.probability[at, step]):
-                yield [*slots, kind, f"A{a}", f"B{b}", float(share), int(counts[a, b]), int(members[a])]

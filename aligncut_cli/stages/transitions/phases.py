@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from aligncut_cli.console import Console
 from aligncut_cli.controls import title_with_controls
 from aligncut_cli.masks import MaskSet
-from aligncut_cli.maths.concepts import RADIUS_RULE
+from aligncut_cli.maths.concepts import CENTRE_RULE, RADIUS_RULE
 from aligncut_cli.maths.finite import finite_or_none
 from aligncut_cli.maths.grid import round_mask_to_grid
+from aligncut_cli.maths.permutations import IMAGES_EXCHANGED, correct_for_highest
 from aligncut_cli.params import TransitionsParams
 from aligncut_cli.stages.patches import place_concepts
-from aligncut_cli.stages.transitions.columns import BIFURCATION_KEYS
+from aligncut_cli.stages.transitions.columns import BIFURCATION_KEYS, BIFURCATIONS
 from aligncut_cli.stages.transitions.counting import PairCounter, PairWriter, SlotConcepts
 from aligncut_cli.stages.transitions.layout import Layout, Pair
 from aligncut_cli.store.kinds.base import put_images, require_model_group
@@ -24,8 +25,10 @@ from aligncut_cli.store.kinds.transitions import (
     ALONG,
     ALONG_MOVES,
     CENTRES,
+    CORRECTED,
     FOLLOWED,
     FOREGROUND,
+    NULL,
     PAIR,
     PAIR_MOVES,
     SLOT_RADIUS,
@@ -68,11 +71,14 @@ class TransitionsStage:
         k, layout = self.params.concepts, self.layout
         widest = max(model.n_tokens for model in self.axes.models)
         largest = int((self.images["height"].astype(np.int64) * self.images["width"]).max())
+        per_permutation = k * (k + 2) * 64 + min(IMAGES_EXCHANGED, layout.n_images) * 12 + widest * 16
+        per_permutation += len(layout.pairs) * 32
         return Plan(
             memory=PROCESS_BYTES
             + self.params.sample * 200
             + layout.per_block * widest * 200
-            + self.params.permutations * k * (k + 2) * 32
+            + self.params.permutations * per_permutation
+            + layout.n_images * widest * 2
             + 40 * largest,
             disk=len(layout.pairs) * 3 * k * k * 16 + layout.n_images * widest,
             notes={"images": layout.n_images, "slots": len(layout.slots), "pairs": len(layout.pairs)},
@@ -98,6 +104,7 @@ class TransitionsStage:
             )
         phases += [
             Phase("count", layout.pairs, self._count, unit="pairs", detail=str, parallel=True),
+            single_step("correct", self._correct),
             Phase("follow", layout.followed, self._follow, parallel=True),
         ]
         return phases
@@ -122,8 +129,9 @@ class TransitionsStage:
                 array.create(root, layout.model_sizes(name), name)
             if along:
                 group.attrs["masks"] = list(layout.token_kinds)
-        for array in (CENTRES, SLOT_RADIUS, TESTS):
-            array.create(scratch, {**sizes, "slot": len(layout.slots), "pair": len(layout.pairs), "test": len(TESTED)})
+        lengths = {"slot": len(layout.slots), "pair": len(layout.pairs), "test": len(TESTED) - 1}
+        for array in (CENTRES, SLOT_RADIUS, TESTS, NULL, CORRECTED):
+            array.create(scratch, {**sizes, **lengths, "permutation": self.params.permutations})
         for name in self.axes.names if self.masks is not None else ():
             FOREGROUND.create(scratch, layout.model_sizes(name), name)
 
@@ -135,6 +143,7 @@ class TransitionsStage:
             n_concepts=self.params.concepts,
             n_sample=self.params.sample,
             radius=self.params.radius,
+            sparse=self.params.sparse,
             seed=self.params.seed,
             console=self.console,
             label=str(slot),
@@ -156,6 +165,19 @@ class TransitionsStage:
     def _count(self, index: int, pair: Pair, data: None) -> None:
         self.pair_writer.write(index, pair, self.counter.count(pair))
 
+    def _correct(self) -> None:
+        """Correct the p-values of all pairs for the highest, which sees the same exchanges of masks at every pair."""
+        tests = self.scratch.read(TESTS.at())
+        corrected = np.full(len(tests), np.nan)
+        if self.masks is not None:
+            corrected = correct_for_highest(self.scratch.read(NULL.at()).T, tests[:, 0])
+            corrected[np.isnan(tests[:, -1])] = np.nan
+        self.scratch.write(CORRECTED.at(), ..., corrected)
+        for pair, p in zip(self.layout.pairs, corrected, strict=True):
+            if pair.step is not None and self.masks is not None:
+                here = slice(pair.step, pair.step + 1)
+                self.writer.write(TESTED["p_corrected"].at(pair.before.model), here, np.array([p]))
+
     def _follow(self, index: int, name: str, data: None) -> None:
         """Write the places of a model's followed tokens at every layer."""
         model, places = self.axes[name], self.layout.places[name]
@@ -174,13 +196,15 @@ class TransitionsStage:
     def finish(self) -> Outcome:
         """Give the store its name, and show how far foreground and background part at every pair."""
         rows: list[list[Any]] = []
-        for pair, tests in zip(self.layout.pairs, self.scratch.read(TESTS.at()), strict=True):
+        tests, corrected = self.scratch.read(TESTS.at()), self.scratch.read(CORRECTED.at())
+        for pair, values in zip(self.layout.pairs, np.column_stack([tests, corrected]), strict=True):
             radii = [round(self.concepts.read(slot).radius, 3) for slot in (pair.before, pair.after)]
-            rows.append([str(pair.before), str(pair.after), *radii, *map(finite_or_none, tests)])
+            rows.append([str(pair.before), str(pair.after), *radii, *map(finite_or_none, values)])
         bifurcations = [dict(zip(BIFURCATION_KEYS, row, strict=True)) for row in rows]
         summary: dict[str, Any] = {
             "images": len(self.ids),
             "concepts": self.params.concepts,
+            "centre_rule": CENTRE_RULE,
             "radius_rule": RADIUS_RULE if self.params.radius is None else "given",
         }
         if self.layout.has_pair:
@@ -193,6 +217,5 @@ class TransitionsStage:
             bifurcations=bifurcations,
             dims=self.source.n_dims,
         )
-        header = ["from", "to", "radius", "radius", "bifurcation", "by chance", "p"]
-        self.console.table(header, rows, title=title_with_controls("", self.controls))
+        self.console.table(BIFURCATIONS, rows, title=title_with_controls("", self.controls))
         return outcome

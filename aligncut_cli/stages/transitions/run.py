@@ -14,8 +14,8 @@ from aligncut_cli.store.provenance import Identity
 from aligncut_cli.store.read import Store, open_store
 from aligncut_cli.store.run import Outcome, Work
 
-VERSION = 1
-FIGURES_VERSION = 1
+VERSION = 2
+FIGURES_VERSION = 2
 
 
 def run(

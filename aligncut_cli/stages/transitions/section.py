@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from aligncut_cli.stages.blocks import Files, PageBlock, Section, table_block
-from aligncut_cli.stages.transitions.columns import BIFURCATIONS
+from aligncut_cli.stages.transitions.columns import BIFURCATION_KEYS, BIFURCATIONS
 from aligncut_cli.store.kinds.transitions import Moves, Transitions
 from aligncut_cli.store.read import Store
 from aligncut_cli.viz.page import finite
@@ -21,13 +21,13 @@ def describe_transitions(store: Store, files: Files) -> list[PageBlock]:
     blocks: list[PageBlock] = []
     if source.pair is not None:
         before, after = source.pair
-        blocks += _steps_blocks(f"{before} to {after}", source.read_pair(), source.token_kinds)
+        blocks += _steps_blocks(f"{before} to {after}", source.read_pair(), source)
     for model in source.along:
         tests = source.read_tests(model)
         if tests is not None:
             blocks.append(_bifurcation_curve(model, source.axes[model].layers, tests))
-        blocks += _steps_blocks(model, source.read_along(model), source.token_kinds)
-    rows = [list(test.values()) for test in source.bifurcations]
+        blocks += _steps_blocks(model, source.read_along(model), source)
+    rows = [[test.get(key) for key in BIFURCATION_KEYS] for test in source.bifurcations]
     if rows:
         blocks.append(table_block("How far object and background part", BIFURCATIONS, rows))
     return blocks
@@ -36,14 +36,14 @@ def describe_transitions(store: Store, files: Files) -> list[PageBlock]:
 def _bifurcation_curve(model: str, layers: Sequence[int], tests: Mapping[str, np.ndarray[Any, Any]]) -> PageBlock:
     series = [
         {"name": title, "style": style, "y": finite(tests[name])}
-        for name, title, style in (("bifurcation", "measured", "line"), ("expected", "by chance", "dashed"))
+        for name, title, style in (("bifurcation", "measured", "line"), ("expected", "masks of other images", "dashed"))
     ]
     steps = [f"{a}→{b}" for a, b in itertools.pairwise(layers)]
     return {
         "kind": "curves",
         "title": "Where figure and ground part",
         "about": "How differently object and background patches of one concept move on to the next layer: 0 if they "
-        "go the same ways, 1 if they never meet. The dashed line is what chance alone would give.",
+        "go the same ways, 1 if they never meet. The dashed line is the same with the masks of other photos.",
         "xLabel": "step",
         "yLabel": "bifurcation",
         "low": 0,
@@ -52,9 +52,10 @@ def _bifurcation_curve(model: str, layers: Sequence[int], tests: Mapping[str, np
     }
 
 
-def _steps_blocks(title: str, moves: Moves, token_kinds: Sequence[str]) -> list[PageBlock]:
+def _steps_blocks(title: str, moves: Moves, source: Transitions) -> list[PageBlock]:
     """Make a flow over all steps, and a heat map for each step and kind of patches; many are folded away."""
     n_from, n_to = moves.counts.shape[2:]
+    token_kinds, few = source.token_kinds, moves.members < source.least_tokens
     columns = [{"title": slot, "names": [str(k) for k in range(n_from)]} for slot in moves.slots]
     flows = [
         {"title": f"{kind} patches", "columns": columns, "links": moves.counts[at].astype(int).tolist()}
@@ -63,7 +64,7 @@ def _steps_blocks(title: str, moves: Moves, token_kinds: Sequence[str]) -> list[
     panels = [
         {
             "title": f"{kind} patches, {before} to {after}",
-            "rows": [f"A{k}" for k in range(n_from)],
+            "rows": [f"A{k}*" if few[at, step, k] else f"A{k}" for k in range(n_from)],
             "columns": [f"B{k}" for k in range(n_to)],
             "values": finite(moves.probability[at, step]),
         }
@@ -81,7 +82,8 @@ def _steps_blocks(title: str, moves: Moves, token_kinds: Sequence[str]) -> list[
             "kind": "matrix",
             "title": f"Transition probability, {title}",
             "about": "Of the patches in concept A of the earlier layer (row), the share that is in concept B of the "
-            "later one (column). Rows need not sum to 1: a patch may land in no concept.",
+            "later one (column). Rows need not sum to 1: a patch may land in no concept."
+            + (f" * rests on fewer than {source.least_tokens} patches." if few.any() else ""),
             "panels": panels,
             "low": 0,
             "high": 1,

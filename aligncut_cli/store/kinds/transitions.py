@@ -56,8 +56,13 @@ TESTED = {
     "bifurcation": Array(
         "{model}/bifurcation", "float64", ("step",), _STEP, about="how far figure and ground part", when=_TESTED
     ),
-    "expected": Array("{model}/expected", "float64", ("step",), _STEP, about="the same by chance", when=_TESTED),
-    "p": Array("{model}/p", "float64", ("step",), _STEP, about="of the permutation test", when=_TESTED),
+    "expected": Array(
+        "{model}/expected", "float64", ("step",), _STEP, about="the same with masks of other images", when=_TESTED
+    ),
+    "p": Array("{model}/p", "float64", ("step",), _STEP, about="of exchanging masks between images", when=_TESTED),
+    "p_corrected": Array(
+        "{model}/p_corrected", "float64", ("step",), _STEP, about="for the highest of all steps", when=_TESTED
+    ),
 }
 TRAJECTORY = Array(
     "{model}/trajectory", "float32", ("followed", "layer", "dim"), about="places of followed tokens, layer by layer"
@@ -74,6 +79,8 @@ CENTRES = Array("centres", "float32", ("slot", "concept", "dim"), {"slot": 1})
 SLOT_RADIUS = Array("radius", "float64", ("slot",), {"slot": 1})
 FOREGROUND = Array("foreground/{model}", "int8", ("image", "patch"), {"image": PER_BLOCK})
 TESTS = Array("tests", "float64", ("pair", "test"), {"pair": 1})
+NULL = Array("null", "float64", ("pair", "permutation"), {"pair": 1})
+CORRECTED = Array("corrected", "float64", ("pair",))
 
 
 @dataclass(frozen=True)
@@ -125,6 +132,11 @@ class Transitions:
         return list(dict.fromkeys(self.store.record["params"]["along"]))
 
     @property
+    def least_tokens(self) -> int:
+        """Return how many tokens a probability has to rest on in order not to be marked."""
+        return int(self.store.record["params"].get("least_tokens", 0))  # older stores mark none
+
+    @property
     def bifurcations(self) -> list[dict[str, Any]]:
         """Return slots, radii and test of every pair of slots, in order."""
         return list(self.store.record["bifurcations"])
@@ -152,10 +164,11 @@ class Transitions:
         return self.store.read(RADIUS.at())
 
     def read_tests(self, model: str) -> Mapping[str, NDArray[np.float64]] | None:
-        """Return `bifurcation`, `expected` and `p` of every step of a model; None where there were no masks."""
+        """Return the arrays of TESTED for every step of a model; None where there were no masks."""
         if len(self.token_kinds) == 1:
             return None
-        return {name: self.store.read(array.at(model)) for name, array in TESTED.items()}
+        there = {name: array.at(model) for name, array in TESTED.items()}
+        return {name: self.store.read(path) for name, path in there.items() if self.store.has(path)}
 
     def read_trajectory(self, model: str) -> NDArray[Any]:
         """Return the places of followed tokens, (followed, layer, dim)."""
