@@ -23,6 +23,8 @@ from aligncut_cli.store.provenance import FOLDER_RECORD
 from aligncut_cli.store.read import Store
 
 PageBlock = dict[str, Any]
+Square = tuple[str, list[str], list[list[float | None]]]
+"""A title, the names of rows and of columns alike, and the values."""
 MOST_ROWS = 2000
 MOST_FIGURES = 24
 
@@ -84,19 +86,20 @@ def describe_folder(
     leave_out: Collection[str] = (),
     *,
     only: Collection[str] | None = None,
-    squares_instead: bool = False,
+    describe_squares: Callable[[list[Square]], list[PageBlock]] | None = None,
     captions: Mapping[str, tuple[str, str]] = MappingProxyType({}),
 ) -> list[PageBlock]:
     """Every CSV as a heat map where it is a square of like rows and columns, else as a table; every PNG as it is.
 
-    leave_out       : names of pictures that are drawn otherwise
-    only            : names of the pictures to show, where not all
-    squares_instead : show no picture where there are squares, because the pictures are the same heat maps
-    captions        : title and text by the title that a picture's name gives
+    leave_out        : names of pictures that are drawn otherwise
+    only             : names of the pictures to show, where not all
+    describe_squares : makes the blocks of squares; where given, no picture is shown beside them, because the pictures
+                       are the same heat maps
+    captions         : title and text by the title that a picture's name gives
     """
     blocks: list[PageBlock] = []
     found = sorted(path for path in store.path.rglob("*") if path.is_file() and path.name != FOLDER_RECORD)
-    squares = []
+    squares: list[Square] = []
     for path in (p for p in found if p.suffix.lower() == ".csv"):
         title = _title(path, store)
         square = read_square(path)
@@ -106,11 +109,12 @@ def describe_folder(
             blocks.append(_csv_table(path, title, files))
     squares.sort(key=lambda square: "before" not in square[0])
     if squares:
-        blocks = [_square_block(squares), *blocks]
+        describe = describe_squares or (lambda found: [square_block(found[0][0], found)])
+        blocks = [*describe(squares), *blocks]
     pictures = [p for p in found if p.suffix.lower() == ".png" and p.name not in leave_out]
     if only is not None:
         pictures = [p for p in pictures if p.name in only]
-    if squares and squares_instead:
+    if squares and describe_squares is not None:
         pictures = []
     figures = [_figure(path, store, files, captions) for path in pictures[:MOST_FIGURES]]
     left = len(pictures) - len(figures)
@@ -155,16 +159,14 @@ def read_square(path: Path) -> tuple[list[str], list[list[float | None]]] | None
     return labels, [[x if isinstance(x, int | float) else None for x in row] for row in values]
 
 
-def _square_block(squares: list[tuple[str, list[str], list[list[float | None]]]]) -> PageBlock:
-    panels = [
-        {"title": title, "rows": labels, "columns": labels, "values": values} for title, labels, values in squares
-    ]
+def square_block(title: str, squares: list[Square], about: str = "") -> PageBlock:
+    """Show squares side by side as heat maps in one scale."""
+    panels = [{"title": name, "rows": labels, "columns": labels, "values": values} for name, labels, values in squares]
     known = [x for panel in panels for row in panel["values"] for x in row if isinstance(x, float)]
     return {
         "kind": "matrix",
-        "title": "Cosine similarity of the same patch between layers" if len(panels) > 1 else panels[0]["title"],
-        "about": "Before alignment, layers of different models have nothing in common (near 0). After it, blocks of "
-        "high similarity between models are concepts that they share. The diagonal is 1 by definition.",
+        "title": title,
+        "about": about,
         "panels": panels,
         "low": -1 if min(known, default=0) < -0.2 else 0,
         "high": 1,

@@ -19,6 +19,7 @@ from aligncut_cli.stages.blocks import read_square, table_block
 from aligncut_cli.store.read import open_store
 from aligncut_cli.viz import page
 from tests.conftest import TINY, aligncut, done, make_photos
+from tests.stages.made_stores import make_node_store
 
 
 def read_piece(report: Path, name: str) -> Any:
@@ -375,3 +376,73 @@ def test_labels_are_painted_and_other_folders_pictures_are_copied(findings: Path
     assert len(np.unique(tile.reshape(-1, 3), axis=0)) == len(np.unique(labels))
     (figure,) = [block for block in blocks_of(findings, "more") if block["kind"] == "figure"]
     assert (findings / figure["file"]).read_bytes() == (findings.parent / "pictures" / "overview.png").read_bytes()
+
+
+def texts_of(report: Path) -> str:
+    """All that the page says in words: its own files, titles, leads and texts of blocks."""
+    files = [(report / name).read_text(encoding="utf-8") for name in page.PAGE if not name.endswith(".css")]
+    sections = read_piece(report, "main")["sections"]
+    own = [
+        f"{s['title']} {s['lead']} {b['title']} {b.get('about')}"
+        for s in sections
+        for p in s["parts"]
+        for b in p["blocks"]
+    ]
+    return "\n".join([*files, *own])
+
+
+def test_nothing_is_said_that_need_not_be_true(findings: Path) -> None:
+    """On random responses and random weights no text may claim what the paper found."""
+    said = texts_of(findings)
+    for claim in (
+        *("concepts that they share", "nothing in common", "no better than the mean", "as the paper found"),
+        *("Like colours mean like places in the shared space", "has found nothing", "treat alike", "darker is better"),
+        *("would excite", "it has never seen", "that people have outlined", "many patches gather"),
+    ):
+        assert claim not in said, claim
+
+
+def test_texts_follow_the_figures(findings: Path) -> None:
+    scores = open_store(findings.parent / "s.zarr")
+    miou, shuffled = scores.read("scores/miou"), scores.read("scores/shuffled")
+    model, layer = np.unravel_index(np.nanargmax(miou), miou.shape)
+    curve = blocks_of(findings, "segments")[0]
+    assert f"Highest {miou[model, layer]:.3f} at {('tiny', 'pair')[model]}:{layer}" in curve["about"]
+    assert f"other images' masks give {shuffled[model, layer]:.3f}" in curve["about"]
+    labels, values = read_square(findings.parent / "compare" / "similarity-before.csv") or ([], [])
+    between = [
+        value
+        for a, row in zip(labels, values, strict=True)
+        for b, value in zip(labels, row, strict=True)
+        if a.partition(":")[0] != b.partition(":")[0] and value is not None
+    ]
+    about = blocks_of(findings, "slots")[0]["about"]
+    assert f"Similarity before: {np.mean(between):.3f} on average between layers of different models." in about
+
+
+def test_shares_of_slot_and_photo_stand_beside_similarity_where_there_are_any(tmp_path: Path) -> None:
+    values = {"clip": np.random.default_rng(0).standard_normal((2, 4, 5, 3))}
+    shares = {"clip:0": {"slot": None, "photo": 0.25}, "clip:1": {"slot": None, "photo": 0.5}}
+    given = make_node_store(tmp_path / "e.zarr", "eigs", values, grid=(2, 2), summary={"shares": shares})
+    bare = make_node_store(tmp_path / "b.zarr", "eigs", values, grid=(2, 2))
+    (table,) = blocks_of(done("report", given, "-o", tmp_path / "with"), "shares")
+    assert table["header"] == ["graph", "slot share", "photo share"]
+    assert table["rows"] == [["clip:0", None, 0.25], ["clip:1", None, 0.5]]
+    without = read_piece(done("report", bare, "-o", tmp_path / "without"), "main")
+    assert without["sections"] == []
+
+
+def test_the_page_says_of_each_space_what_its_colours_mean(tmp_path: Path) -> None:
+    values = {name: np.random.default_rng(0).standard_normal((2, 4, 5, 3)) for name in ("clip", "mae")}
+    stores = [
+        make_node_store(
+            tmp_path / f"{name}.zarr", "eigs", values, grid=(2, 2), group=group, comparable=comparable, x=name
+        )
+        for name, group, comparable in (("one", "all", True), ("raw", "all", False), ("each", "model", True))
+    ]
+    views = read_piece(done("report", *stores, "-o", tmp_path / "page"), "main")["views"]
+    assert [view["meaning"].partition(":")[0] for view in views] == [
+        "Like colours mean like places in one space, across photos, layers and models.",
+        "These features are not aligned",
+        "Every model has a map of its own",
+    ]

@@ -46,7 +46,8 @@ def describe_activations(store: Store, files: Files) -> list[PageBlock]:
         {
             "kind": "matrix",
             "title": "Object minus background",
-            "about": "How much more an area would respond to object patches than to background patches, by layer.",
+            "about": "Mean activation (B = V W beta) of an ROI's voxels over object patches minus that over background "
+            "patches, by layer.",
             "rows": [f"{model}:{layer}" for model, layer in slots],
             "columns": rois,
             "values": difference,
@@ -92,7 +93,7 @@ def _round_up(value: float) -> float:
 SECTION = Section(
     "activations",
     "Activations of brain areas",
-    "What object and background patches would excite, layer by layer and area by area.",
+    "Object and background patches in the brain's space, layer by layer and ROI by ROI.",
     describe_activations,
     lambda store: store.record.get("stage") == "activations",
 )

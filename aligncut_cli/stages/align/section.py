@@ -42,11 +42,10 @@ def describe_alignment(store: Store, files: Files) -> list[PageBlock]:
         if key in scores
     ]
     about = (
-        "The bar is the variance explained, averaged over the area's voxels; 0 is no better than the mean response. "
+        "The bar is R² averaged over the ROI's voxels: 1 minus the squared error over the responses' squared deviation "
+        "from their own mean on these images. 1 is exact; a constant prediction reaches 0 at most. "
     )
-    about += (
-        "The upright line is the noise ceiling, the most that any model could explain. " if ceiling is not None else ""
-    )
+    about += "The upright line is the noise ceiling as it was given. " if ceiling is not None else ""
     about += "The diamond is a ridge regression on the same features." if "ridge R²" in scores else ""
     return [
         {
@@ -66,7 +65,7 @@ def describe_alignment(store: Store, files: Files) -> list[PageBlock]:
 SECTION = Section(
     "brain",
     "Brain scores",
-    "How much of the measured response to images it has never seen the aligned features explain.",
+    "How well the aligned features predict responses to images that were held out, by ROI.",
     describe_alignment,
     lambda store: store.kind == "alignment",
 )

@@ -10,6 +10,8 @@ from typing import Any
 from aligncut_cli.stages.activations import section as activations
 from aligncut_cli.stages.align import section as align
 from aligncut_cli.stages.blocks import Files, PageBlock, Section, describe_folder, name_of
+from aligncut_cli.stages.compare import section as compare
+from aligncut_cli.stages.eigs import section as eigs
 from aligncut_cli.stages.render import section as render
 from aligncut_cli.stages.segment import section as segment
 from aligncut_cli.stages.transitions import section as transitions
@@ -19,11 +21,11 @@ OWN_SECTIONS = ("compare", "activations", "concepts")
 CONCEPT_CAPTIONS = {
     "magnitude": (
         "Strength and spread of activations",
-        "Each point is one voxel: how strongly a concept excites it, and how much that varies. A negative rho means "
-        "that what is strong varies little, as the paper found.",
+        "Each point is one voxel: the size of its mean activation over a concept's tokens, and the standard deviation. "
+        "rho is their rank correlation: below 0 where voxels of larger means deviate less.",
     ),
-    "patches": ("Patches nearest to each concept", "What the patches in one concept look like."),
-    "rois": ("Brain areas that each concept excites", "Mean activation by concept and area."),
+    "patches": ("Patches nearest to each concept", "The patches nearest to each concept's centre, in their photos."),
+    "rois": ("Activation of each ROI by each concept", "Mean and standard deviation over the concept's tokens."),
 }
 
 
@@ -36,18 +38,13 @@ def _describe_other(store: Store, files: Files) -> list[PageBlock]:
 SECTIONS = (
     segment.SECTION,
     align.SECTION,
-    Section(
-        "slots",
-        "Similarity of layers",
-        "The same patch in every pair of layers: do two layers describe it with the same channels?",
-        partial(describe_folder, squares_instead=True),
-        lambda store: store.record.get("stage") == "compare",
-    ),
+    compare.SECTION,
+    eigs.SECTION,
     activations.SECTION,
     Section(
         "concepts",
         "Concepts",
-        "Places in the map where many patches gather, and what they have in common.",
+        "Balls in the map around chosen centres; the tokens inside one are a concept.",
         partial(describe_folder, captions=CONCEPT_CAPTIONS),
         lambda store: store.record.get("stage") == "concepts",
     ),

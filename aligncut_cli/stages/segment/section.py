@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from aligncut_cli.stages.blocks import Files, PageBlock, Section, table_block
-from aligncut_cli.stages.segment.tables import Scores, read_scores, tabulate
+from aligncut_cli.stages.segment.tables import SHARED, Scores, read_scores, tabulate
 from aligncut_cli.store.kinds.segments import Segments
 from aligncut_cli.store.read import Store
 from aligncut_cli.viz.page import finite
@@ -27,9 +28,10 @@ def describe_segments(store: Store, files: Files) -> list[PageBlock]:
     blocks: list[PageBlock] = [
         {
             "kind": "curves",
-            "title": f"mIoU at every layer, {len(scores.classes)} classes ({scores.method})",
-            "about": "1 is a perfect outline of every class. The grey line is the most that whole patches can reach; "
-            "the dashed line is scored with other images' masks, so a curve that stays on it has found nothing.",
+            "title": f"mIoU at every layer, {scores.classes_scored} ({scores.method})",
+            "about": " ".join(
+                ["1 is a perfect outline of every class.", *map(partial(_say_best, scores), scores.names)]
+            ),
             "xLabel": "layer",
             "yLabel": "mIoU",
             "low": 0,
@@ -63,8 +65,19 @@ def _list_curves(scores: Scores, model: str) -> list[dict[str, Any]]:
     for key, (style, label) in COMPARED.items():
         if key in scores.values:
             values = finite(scores.of(scores.names[0], model, key).mean(axis=0))
-            curves.append({"name": label, "style": style, "y": values})
+            whose = f" ({scores.names[0]})" if len(scores.names) > 1 and key not in SHARED else ""
+            curves.append({"name": label + whose, "style": style, "y": values})
     return curves
+
+
+def _say_best(scores: Scores, name: str) -> str:
+    """Say where a run's mIoU is highest, what other images' masks give there, and whether it is a control."""
+    means = {model: scores.of(name, model, "miou").mean(axis=0) for model in scores.layers}
+    best, model, at = max((float(miou[at]), model, at) for model, miou in means.items() for at in range(len(miou)))
+    other = float(scores.of(name, model, "shuffled")[:, at].mean())
+    run = f"{name}: highest" if len(scores.names) > 1 else "Highest"
+    mark = f" {name} is a control: {', '.join(scores.marks[name])}." if name in scores.marks else ""
+    return f"{run} {best:.3f} at {model}:{scores.layers[model][at]}, where other images' masks give {other:.3f}.{mark}"
 
 
 def _class_matrix(scores: Scores) -> PageBlock:
@@ -73,7 +86,8 @@ def _class_matrix(scores: Scores) -> PageBlock:
     return {
         "kind": "matrix",
         "title": "IoU of every class",
-        "about": "One row per layer, one column per class; darker is better.",
+        "about": "One row per layer, one column per class; empty where a class occurs in no mask and in no segment."
+        + (f" Of {scores.names[0]}." if len(scores.names) > 1 else ""),
         "rows": [f"{model}:{layer}" for model, layers in scores.layers.items() for layer in layers],
         "columns": scores.classes,
         "values": finite(np.concatenate(values)),
@@ -85,7 +99,7 @@ def _class_matrix(scores: Scores) -> PageBlock:
 SECTION = Section(
     "segments",
     "Segmentation",
-    "How well the eigenvectors of each layer separate the objects that people have outlined.",
+    "How well segments made of each layer's eigenvectors agree with the masks.",
     describe_segments,
     lambda store: store.kind == "segments" and Segments(store).scored,
 )
