@@ -88,7 +88,7 @@ def flags_given(context: typer.Context) -> list[str]:
 def _option(name: str, item: dataclasses.Field[Any], hint: Any) -> Any:
     """Make the typer option of one knob."""
     metadata = item.metadata
-    flag = flag_of(item)
+    flag = metadata["flag"] or flag_of(item)
     more = {key: metadata[key] for key in ("min", "max") if metadata[key] is not None}
     if hint not in (bool,) and typing.get_origin(hint) is not typing.Literal:
         more["metavar"] = "N" if hint in (int, float, int | None, float | None, tuple[int, ...]) else "TEXT"

@@ -302,6 +302,8 @@ class ActivationsParams(MaskParams):
         "brain", "Compare to --token as activations of voxels, or as features of the universal space."
     )
     pictures: int = knob(23, "Images drawn beside the one of --token; the table has all.", at_least=0)
+    channels: int = knob(4, "Top channels shown of each ROI, unless only --token is given.", at_least=0)
+    patches: int = knob(8, "Image patches shown that drive each of these most, from different images.", at_least=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,7 +60,7 @@ def plant_latent(n_images: int = 400, *, seed: int = 0) -> tuple[dict[str, NDArr
     latent = centres[labels] + 0.7 * rng.standard_normal((n_images, 5, 10))
     latent -= latent.mean(axis=(0, 1))
     tokens = {
-        name: np.stack([latent @ rng.standard_normal((10, width)) for _ in range(2)])
+        name: np.stack([latent @ rng.standard_normal((10, width)) + 2 * rng.standard_normal(width) for _ in range(2)])
         for name, width in (("wide", 20), ("slim", 14))
     }
     signal = latent.mean(axis=1) @ rng.standard_normal((10, 40))

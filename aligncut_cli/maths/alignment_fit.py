@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from aligncut_cli.maths.alignment_losses import (
     compute_zero_loss,
 )
 from aligncut_cli.maths.alignment_start import AlignmentStart
+from aligncut_cli.maths.centring import CentredMaps
 from aligncut_cli.maths.encoding import AlignmentMaps, average_slots
 from aligncut_cli.maths.ridge import SlotStatistics, score_voxels
 from aligncut_cli.maths.split_images import ImageSplit
@@ -45,6 +47,7 @@ class FitSettings:
     epochs       : at most
     patience     : epochs without a new best state before stopping
     tolerance    : of validation R^2; among states this close to the highest the one with the lowest loss is kept
+    select       : `r2` for that rule; `loss` keeps the state with the lowest Eq. 10, whatever its R^2
     """
 
     lambda_eigen: float
@@ -56,6 +59,7 @@ class FitSettings:
     epochs: int
     patience: int
     tolerance: float
+    select: str
     learning_rate: float
     weight_decay: float
     seed: int
@@ -102,7 +106,12 @@ class AlignmentFit:
     statistics        : per slot, of the training images
     first             : where to start, or the state of an earlier fit with the same arguments, to go on from
 
-    W is optimized in units of each slot's spread, so that one learning rate fits features of any size.
+    centring          : per model, keeps every slot's mean token at zero at the start and after every step; None
+                        leaves that to L_zero. With it, L_eigen compares with tokens about their mean, since what it
+                        should keep is what tells tokens apart
+
+    W is optimized in units of each slot's spread, so that one learning rate fits features of any size; the rate falls
+    to nothing along half a cosine.
     eps is not searched for: it is what makes the mean training response exact. The L1 distance alone would put
     it at the median, which for skewed responses (spike counts) costs most of R^2.
     """
@@ -119,6 +128,7 @@ class AlignmentFit:
         settings: FitSettings,
         *,
         device: torch.device,
+        centring: Sequence[CentredMaps] | None = None,
     ) -> None:
         self._pooled, self._targets, self._nodes, self._validation_nodes = pooled, targets, nodes, validation_nodes
         self._split, self._settings, self._device = split, settings, device
@@ -129,6 +139,7 @@ class AlignmentFit:
             torch.stack([torch.from_numpy(next(means)) for _ in range(len(features))])[:, None].to(device)
             for features in pooled
         ]
+        self._centring = None if centring is None else [part.to(device) for part in centring]
         self._check_nodes()
         self.history: list[EpochRecord] = []
         self._epochs_without_better = 0
@@ -140,6 +151,9 @@ class AlignmentFit:
             self._restore(first)
 
     def _begin(self, start: AlignmentStart) -> None:
+        if self._centring is not None:
+            weights = [part.project(w.to(self._device)) for part, w in zip(self._centring, start.weights, strict=True)]
+            start = replace(start, weights=tuple(weights))
         scale = self._measure_channel_scale(start)
         maps = [weight * spread / scale for weight, spread in zip(start.weights, self._spreads, strict=True)]
         self._set_parameters([*maps, start.readout * scale])
@@ -179,10 +193,17 @@ class AlignmentFit:
         return self._best_record
 
     @property
+    def lowest_record(self) -> EpochRecord:
+        """Of the epoch with the lowest Eq. 10 on the validation images, kept or not."""
+        return min(self.history, key=lambda record: record.validation_loss)
+
+    @property
     def best(self) -> AlignmentMaps:
         """The kept state, for features as they are; responses are z-scored (see `restore_units`)."""
         *maps, readout = self._best
         weights = tuple(weight / spread for weight, spread in zip(maps, self._spreads, strict=True))
+        if self._centring is not None:  # once more, for what the division rounds
+            weights = tuple(part.project(weight) for part, weight in zip(self._centring, weights, strict=True))
         return AlignmentMaps(weights, readout, -(average_slots(self._means, weights) @ readout)[0])
 
     @torch.no_grad()
@@ -221,8 +242,17 @@ class AlignmentFit:
         eigen, zero, cov = self._regularize(self._nodes, np.sort(chosen))
         loss = brain + self._weigh(eigen, zero, cov)
         loss.backward()
+        for group in self._optimizer.param_groups:
+            group["lr"] = settings.learning_rate * self._rate()
         self._optimizer.step()
+        for part, weight in zip(self._centring or (), self._maps, strict=self._centring is not None):
+            part.project_(weight)
         return {"brain": brain.item(), "eigen": eigen.item(), "zero": zero.item(), "cov": cov.item()}
+
+    def _rate(self) -> float:
+        """Share of the learning rate in the current epoch: half a cosine over all epochs asked for."""
+        passed = (len(self.history) - 1) / max(1, self._settings.epochs)
+        return 0.5 * (1 + math.cos(math.pi * passed))
 
     def _weigh(self, eigen: Tensor, zero: Tensor, cov: Tensor) -> Tensor:
         settings = self._settings
@@ -241,8 +271,9 @@ class AlignmentFit:
         """L_eigen, L_zero, L_cov: means over slots, each from its own nodes."""
         n_slots = sum(len(part) for part in self._maps)
         eigen, zero, cov = (torch.zeros((), device=self._device) for _ in range(3))
-        for tokens, spread, weight in zip(nodes, self._spreads, self._maps, strict=True):
-            before = self._load(tokens[:, chosen].astype(np.float32, copy=False)) / spread
+        for tokens, mean, spread, weight in zip(nodes, self._means, self._spreads, self._maps, strict=True):
+            before = self._load(tokens[:, chosen].astype(np.float32, copy=False))
+            before = (before if self._centring is None else before - mean) / spread
             after = before @ weight
             share = len(weight) / n_slots
             # Unweighted terms are still shown, but not differentiated.
@@ -282,7 +313,7 @@ class AlignmentFit:
 
     def _keep_if_better(self, record: EpochRecord) -> EpochRecord:
         highest = max([record.validation_r2, *(past.validation_r2 for past in self.history)])
-        floor = highest - self._settings.tolerance
+        floor = highest - self._settings.tolerance if self._settings.select == "r2" else -math.inf
         kept = self._best_record
         better = record.validation_r2 >= floor and (
             kept is None or kept.validation_r2 < floor or record.validation_loss < kept.validation_loss

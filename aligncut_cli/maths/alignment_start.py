@@ -1,9 +1,10 @@
-"""A closed-form start of the alignment: every slot predicts the same axes of the brain's responses."""
+"""Where the alignment starts: in closed form, every slot predicting the brain's axes and keeping its own spectrum."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,21 +17,27 @@ from aligncut_cli.maths.ridge import (
     KernelRidge,
     SlotStatistics,
 )
+from aligncut_cli.maths.shared_frame import find_shared_frame
 from aligncut_cli.maths.split_images import ImageSplit
 
 Float = npt.NDArray[np.float32]
 Index = npt.NDArray[np.int64]
 
-# A start is taken from the responses only if it beats the mean response on the validation images by
-# this many standard errors; otherwise there is nothing to align by, and the maps start at random.
+# A start that beats the mean response on the validation images by fewer standard errors than this is shrunk.
 MIN_STANDARD_ERRORS = 2.0
 
 # Axes along which less of the largest axis' variance is predicted are rounding errors.
 _MIN_VARIANCE = 1e-6
 
-# Squared weights of the channels that no axis needs, relative to those that predict: little, but L_eigen can
-# only grow what is there.
-_RANDOM_SHARE = 0.01
+# Most of the channels that may be axes of the responses; the others keep what L_eigen wants kept.
+_AXES_SHARE = 0.5
+
+# Mean squared length of a mapped token in those other channels, as a share of the whole. The larger, the lower L_eigen
+# and Eq. 10; R^2 does not depend on it. With half, neither the brain's axes nor the slots' frame decide a cosine alone.
+FRAME_SHARE = 0.5
+
+# Tokens from which the frame is found and lengths are measured.
+_FRAME_TOKENS = 4096
 
 # Directions of the kernel that carry the responses' axes; more change nothing that survives the penalty.
 _MAX_DIRECTIONS = 2048
@@ -40,16 +47,17 @@ _MAX_DIRECTIONS = 2048
 class AlignmentStart:
     """Where the fit starts, for features as they are and z-scored responses.
 
-    weights        : per model (layers, D_i, D')
-    readout        : (D', voxels)
-    from_responses : False if the validation images were predicted no better than by the mean response
-    validation_r2  : share of the axes' variance that the slots' average explains, without and with the joint fit
-    n_axes         : channels that the responses determine; the others are random
+    weights       : per model (layers, D_i, D')
+    readout       : (D', voxels)
+    shrunk        : what the readout was multiplied by: 1 unless the validation images were predicted hardly better
+                    than by the mean response, then what predicts them best, down to 0
+    validation_r2 : share of the axes' variance that the slots' average explains, without and with the joint fit
+    n_axes        : channels that the responses determine
     """
 
     weights: tuple[Tensor, ...]
     readout: Tensor
-    from_responses: bool
+    shrunk: float
     validation_r2: tuple[float, float]
     n_axes: int
 
@@ -136,30 +144,30 @@ def start_from_responses(
     penalty: float,
     targets: Float,
     split: ImageSplit,
+    nodes: Sequence[npt.NDArray[np.floating[Any]]],
     *,
     universal_dim: int,
     voxels_per_block: int,
-    seed: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> AlignmentStart:
     """Closed-form maps for which every slot, and their average (Eq. 2), predicts the responses.
 
-    1. The axes are the principal ones of the responses that a ridge on all slots predicts.
+    1. The axes are the principal ones of the responses that a ridge on all slots predicts, at most half the channels.
     2. Every slot alone is fitted to the axes, so that the same token lands on the same place from every slot.
     3. What the slots' average leaves over is fitted jointly, by the ridge on all slots.
-    4. Channels that no axis needs get small random maps.
-
-    If even so the validation images are predicted no better than by the mean response, all maps are random.
+    4. The other channels are an orthogonal map of the slot's leading directions into a frame that all slots share
+       (`find_shared_frame`): they keep the slot's spectrum (Eq. 5), and the readout does not look at them.
 
     pooled  : per model (layers, images, D_i)
     ridge   : on the same features, its penalty the one chosen on the validation images
     targets : (images, voxels) with mean 0 over the training images
+    nodes   : per model (layers, n, D_i) tokens of training images, the same ones in every slot
     """
-    axes = find_response_axes(
-        ridge, penalty, targets, split.train, n_axes=universal_dim, voxels_per_block=voxels_per_block
-    )
+    most = max(1, int(universal_dim * _AXES_SHARE))
+    axes = find_response_axes(ridge, penalty, targets, split.train, n_axes=most, voxels_per_block=voxels_per_block)
     if len(axes) == 0:
-        return _assemble(pooled, statistics, [], axes, False, (0.0, 0.0), universal_dim=universal_dim, seed=seed)
+        none = [torch.zeros(own.mean.shape[0], 0) for own in statistics]
+        return _assemble(none, axes, 0.0, (0.0, 0.0), statistics, nodes, universal_dim=universal_dim)
     wanted = torch.from_numpy(targets[split.train]).to(axes) @ axes.T
     validation_wanted = torch.from_numpy(targets[split.validation]).to(axes) @ axes.T
     weights, average, validation_average = fit_slots_to_axes(
@@ -176,43 +184,83 @@ def start_from_responses(
         own, factor = statistics[number], float(ridge.factors[number])
         x = torch.from_numpy(features[split.train] - own.mean).to(axes)
         weights[number] += factor**2 * (x.T @ dual)
+    null = float(validation_wanted.square().sum())
+    shrunk = _choose_shrinkage(candidates[best], validation_wanted)
+    r2 = (1 - errors[-1] / null, 1 - errors[best] / null) if null > 0 else (0.0, 0.0)
+    return _assemble(weights, axes, shrunk, r2, statistics, nodes, universal_dim=universal_dim)
 
-    null = validation_wanted.square().sum(dim=1)
-    gain = null - (validation_wanted - candidates[best]).square().sum(dim=1)
-    enough = float(gain.mean()) > MIN_STANDARD_ERRORS * float(gain.std()) / len(gain) ** 0.5
-    r2 = tuple(1 - error / float(null.sum()) for error in (errors[-1], errors[best]))
-    return _assemble(pooled, statistics, weights, axes, enough, (r2[0], r2[1]), universal_dim=universal_dim, seed=seed)
+
+def _choose_shrinkage(predicted: Tensor, wanted: Tensor) -> float:
+    """Return 1 where a prediction is surely better than none, else the factor in [0, 1] with the least error.
+
+    predicted, wanted : (images, axes)
+    """
+    gain = wanted.square().sum(dim=1) - (wanted - predicted).square().sum(dim=1)
+    if float(gain.mean()) > MIN_STANDARD_ERRORS * float(gain.std()) / len(gain) ** 0.5:
+        return 1.0
+    size = float(predicted.square().sum())
+    return min(1.0, max(0.0, float((predicted * wanted).sum()) / size)) if size > 0 else 0.0
 
 
 def _assemble(
-    pooled: Sequence[Float],
-    statistics: Sequence[SlotStatistics],
     slot_weights: Sequence[Tensor],
     axes: Tensor,
-    from_responses: bool,
+    shrunk: float,
     validation_r2: tuple[float, float],
+    statistics: Sequence[SlotStatistics],
+    nodes: Sequence[npt.NDArray[np.floating[Any]]],
     *,
     universal_dim: int,
-    seed: int,
 ) -> AlignmentStart:
-    device = axes.device
-    n_axes = len(axes) if from_responses else 0
-    generator = torch.Generator().manual_seed(seed)
+    """Put the channels of the axes and those of the shared frame side by side."""
+    device, n_axes = axes.device, len(axes)
+    tokens: list[Tensor] = []
+    for number, rows in enumerate(_iterate_nodes(nodes)):
+        tokens.append(torch.from_numpy(rows.astype(np.float32) - statistics[number].mean))
+    frames = find_shared_frame(tokens, n_channels=universal_dim - n_axes)
     weights: list[Tensor] = []
     number = 0
-    for features in pooled:
-        stack = torch.empty(len(features), features.shape[2], universal_dim, device=device)
-        for layer in range(len(features)):
-            weight = torch.randn(features.shape[2], universal_dim, generator=generator).to(device)
-            if from_responses:
-                found = slot_weights[number]
-                weight *= (_RANDOM_SHARE * found.square().sum() / weight.square().sum()).sqrt()
-                weight[:, :n_axes] = found
-            else:
-                weight /= statistics[number].spread * universal_dim**0.5
-            stack[layer] = weight
+    for part in nodes:
+        stack = torch.empty(len(part), part.shape[2], universal_dim, device=device)
+        for layer in range(len(part)):
+            found, own = slot_weights[number].cpu().float(), tokens[number]
+            read, kept = (float((own @ channels).square().sum(dim=1).mean()) for channels in (found, frames[number]))
+            share = FRAME_SHARE / (1 - FRAME_SHARE)
+            scale = (share * read / kept) ** 0.5 if read > 0 and kept > 0 else 1 / statistics[number].spread
+            stack[layer] = torch.cat([found, frames[number] * scale], dim=1).to(device)
             number += 1
         weights.append(stack)
     readout = torch.zeros(universal_dim, axes.shape[1], device=device)
-    readout[:n_axes] = axes[:n_axes]
-    return AlignmentStart(tuple(weights), readout, from_responses, validation_r2, n_axes)
+    readout[:n_axes] = (axes * shrunk).float()
+    return AlignmentStart(tuple(weights), readout, shrunk, validation_r2, n_axes)
+
+
+def _iterate_nodes(nodes: Sequence[npt.NDArray[np.floating[Any]]]) -> Iterator[npt.NDArray[np.floating[Any]]]:
+    for part in nodes:
+        for rows in part:
+            yield rows[:: -(-len(rows) // _FRAME_TOKENS)]
+
+
+def start_at_random(
+    statistics: Sequence[SlotStatistics], layers: Sequence[int], *, n_voxels: int, universal_dim: int, seed: int
+) -> AlignmentStart:
+    """Random maps and readout, as a network is initialized: where the paper's own fit starts.
+
+    layers : of each model, as many as it has slots
+    """
+    generator = torch.Generator().manual_seed(seed)
+    weights: list[Tensor] = []
+    number = 0
+    for count in layers:
+        stack = []
+        for own in statistics[number : number + count]:
+            weight = torch.randn(len(own.mean), universal_dim, generator=generator)
+            stack.append(weight / (own.spread * universal_dim**0.5))
+        weights.append(torch.stack(stack))
+        number += count
+    readout = torch.randn(universal_dim, n_voxels, generator=generator) * (_READOUT_SIZE / universal_dim**0.5)
+    return AlignmentStart(tuple(weights), readout, 0.0, (0.0, 0.0), 0)
+
+
+# Of a random readout's column: small, so that predictions begin near the mean response.
+_READOUT_SIZE = 0.1

@@ -18,7 +18,7 @@ Index = npt.NDArray[np.int64]
 
 # Up to this many training images the kernel is decomposed in float64. Above, float32 takes a quarter of the
 # time, and the penalties that it cannot resolve do not validate.
-_PRECISE_IMAGES = 4096
+PRECISE_IMAGES = 4096
 
 # Relative to the largest eigenvalue; infinity predicts the mean response.
 PENALTIES = (*(float(10.0**power) for power in np.arange(-6, 1.01, 0.5)), float("inf"))
@@ -94,7 +94,7 @@ def decompose_kernel(
     factors = np.array([1 / slot.spread if equalize else 1 / overall for slot in statistics])
     n_images = pooled[0].shape[1]
     rows = torch.from_numpy(train).to(device)
-    precise = len(train) <= _PRECISE_IMAGES or device.type == "cuda"
+    precise = len(train) <= PRECISE_IMAGES or device.type == "cuda"
     dtype = torch.float64 if precise else torch.float32
     kernel = torch.zeros(n_images, len(train), device=device, dtype=dtype)
     for number, (_, _, features) in enumerate(iterate_slots(pooled)):

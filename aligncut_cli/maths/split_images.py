@@ -33,3 +33,22 @@ def split_images(n_images: int, *, validation_share: float, test_share: float, s
     order = np.random.default_rng([seed, 0]).permutation(n_images).astype(np.int64)
     validation, test, train = np.split(order, [n_validation, n_validation + n_test])
     return ImageSplit(np.sort(train), np.sort(validation), np.sort(test))
+
+
+def split_into_folds(n_images: int, *, n_folds: int, validation_share: float, seed: int) -> list[ImageSplit]:
+    """Split several times, so that every image is in one test part; every part has at least two images.
+
+    n_folds : at least 2
+    """
+    order = np.random.default_rng([seed, 0]).permutation(n_images).astype(np.int64)
+    n_validation = max(2, round(n_images * validation_share))
+    splits = []
+    for fold in range(n_folds):
+        test = order[fold::n_folds]
+        rest = np.setdiff1d(order, test)
+        shuffled = np.random.default_rng([seed, 0, fold + 1]).permutation(rest)
+        validation, train = shuffled[:n_validation], shuffled[n_validation:]
+        if min(len(test), len(train)) < 2:
+            raise BadInput(f"{n_images} images are too few for {n_folds} folds.", do="Ask for fewer --folds.")
+        splits.append(ImageSplit(np.sort(train), np.sort(validation), np.sort(test)))
+    return splits

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from aligncut_cli.maths.alignment_start import AlignmentStart, find_response_axes, start_from_responses
+from aligncut_cli.maths.alignment_start import (
+    FRAME_SHARE,
+    AlignmentStart,
+    find_response_axes,
+    start_at_random,
+    start_from_responses,
+)
 from aligncut_cli.maths.encoding import average_slots, iterate_slots
 from aligncut_cli.maths.ridge import RidgeFit, choose_penalty, decompose_kernel, measure_slot
 from aligncut_cli.maths.split_images import ImageSplit, split_images
@@ -36,9 +42,10 @@ def fit_ridge(pooled: list[np.ndarray], targets: np.ndarray, split: ImageSplit) 
 def start(pooled: list[np.ndarray], targets: np.ndarray, split: ImageSplit, *, universal_dim: int) -> AlignmentStart:
     fit = fit_ridge(pooled, targets, split)
     statistics = [measure_slot(features, split.train) for _, _, features in iterate_slots(pooled)]
+    nodes = [features[:, split.train] for features in pooled]
     return start_from_responses(
-        pooled, statistics, fit.ridge, fit.penalty, targets, split,
-        universal_dim=universal_dim, voxels_per_block=7, seed=0,
+        pooled, statistics, fit.ridge, fit.penalty, targets, split, nodes,
+        universal_dim=universal_dim, voxels_per_block=7,
     )  # fmt: skip
 
 
@@ -66,7 +73,7 @@ def test_there_are_no_more_axes_than_the_features_can_predict() -> None:
 def test_every_slot_and_their_average_predict_the_responses_from_the_start() -> None:
     pooled, targets, split = make_data(signal=3.0)
     begun = start(pooled, targets, split, universal_dim=12)
-    assert begun.from_responses
+    assert begun.shrunk == 1
     centred = [torch.from_numpy(model - model[:, split.train].mean(axis=1, keepdims=True)) for model in pooled]
     slots = [(model[layer : layer + 1], weight[layer : layer + 1])
              for model, weight in zip(centred, begun.weights, strict=True) for layer in range(2)]  # fmt: skip
@@ -87,7 +94,7 @@ def test_what_no_slot_can_predict_alone_is_fitted_jointly() -> None:
     ]
     targets = (latent @ rng.standard_normal((4, 20))).astype(np.float32)
     targets -= targets[split.train].mean(axis=0)
-    begun = start(pooled, targets, split, universal_dim=6)
+    begun = start(pooled, targets, split, universal_dim=8)
     assert begun.validation_r2[0] < 0.2
     assert begun.validation_r2[1] > 0.95
     centred = [torch.from_numpy(model - model[:, split.train].mean(axis=1, keepdims=True)) for model in pooled]
@@ -96,10 +103,64 @@ def test_what_no_slot_can_predict_alone_is_fitted_jointly() -> None:
     assert error < 0.05
 
 
-def test_without_a_relation_to_the_responses_the_start_is_random_and_reads_out_nothing() -> None:
+def test_at_most_half_the_channels_read_the_responses() -> None:
+    pooled, targets, split = make_data(signal=2.0)
+    begun = start(pooled, targets, split, universal_dim=6)
+    assert begun.n_axes == 3
+    assert not begun.readout[3:].any()
+
+
+def test_the_other_channels_keep_distances_within_a_slot_and_their_share_of_the_length() -> None:
+    pooled, targets, split = make_data(signal=2.0)
+    begun = start(pooled, targets, split, universal_dim=20)
+    for features, weight in zip(pooled, begun.weights, strict=True):
+        for layer in range(2):
+            rows = (features[layer, split.train] - features[layer, split.train].mean(axis=0)).astype(np.float64)
+            read, kept = (rows @ part for part in np.split(weight[layer].numpy().astype(np.float64), [5], axis=1))
+            size = np.square(kept).sum() / np.square(rows).sum()
+            np.testing.assert_allclose(kept @ kept.T, size * rows @ rows.T, atol=1e-4 * np.abs(kept @ kept.T).max())
+            share = np.square(kept).sum() / (np.square(kept).sum() + np.square(read).sum())
+            np.testing.assert_allclose(share, FRAME_SHARE, atol=1e-3)
+
+
+def test_without_a_relation_to_the_responses_the_readout_is_shrunk_to_almost_nothing() -> None:
     pooled, targets, split = make_data(signal=0.0)
     begun = start(pooled, targets, split, universal_dim=12)
-    assert not begun.from_responses
-    assert begun.n_axes == 0
-    assert not begun.readout.any()
+    assert begun.shrunk < 1
+    centred = [torch.from_numpy(model - model[:, split.train].mean(axis=1, keepdims=True)) for model in pooled]
+    predicted = (average_slots(centred, begun.weights) @ begun.readout).numpy()[split.test]
+    assert np.square(predicted).mean() < 0.1 * np.square(targets[split.test]).mean()
     assert all(weight.any() for weight in begun.weights)
+
+
+def test_a_weak_but_real_relation_is_kept_in_part() -> None:
+    """Few images, so that the validation images cannot be sure: the start is shrunk, and still better than the mean."""
+    gains = []
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        latent = rng.standard_normal((60, 5))
+        pooled = [np.stack([latent @ rng.standard_normal((5, 8)) for _ in range(2)]).astype(np.float32)]
+        targets = 0.6 * latent @ rng.standard_normal((5, 20)) + 2 * rng.standard_normal((60, 20))
+        split = split_images(60, validation_share=0.15, test_share=0.3, seed=seed)
+        targets = ((targets - targets[split.train].mean(axis=0)) / targets[split.train].std(axis=0)).astype(np.float32)
+        begun = start(pooled, targets, split, universal_dim=12)
+        centred = [torch.from_numpy(model - model[:, split.train].mean(axis=1, keepdims=True)) for model in pooled]
+        predicted = (average_slots(centred, begun.weights) @ begun.readout).numpy()[split.test]
+        measured = targets[split.test]
+        gains.append(1 - np.square(measured - predicted).sum() / np.square(measured).sum())
+    assert np.mean(gains) > 0
+
+
+def test_a_random_start_has_the_sizes_of_a_network_and_a_seed() -> None:
+    pooled, _, split = make_data(signal=1.0)
+    statistics = [measure_slot(features, split.train) for _, _, features in iterate_slots(pooled)]
+    first, again, other = (
+        start_at_random(statistics, [2, 2], n_voxels=7, universal_dim=12, seed=seed) for seed in (0, 0, 1)
+    )
+    assert [tuple(weight.shape) for weight in first.weights] == [(2, 8, 12), (2, 6, 12)]
+    assert first.readout.shape == (12, 7)
+    assert all(torch.equal(a, b) for a, b in zip(first.weights, again.weights, strict=True))
+    assert not torch.equal(first.readout, other.readout)
+    for number, (model, layer, features) in enumerate(iterate_slots(pooled)):
+        mapped = (features - statistics[number].mean) @ first.weights[model][layer].numpy()
+        assert 0.2 < np.square(mapped).sum(axis=1).mean() < 5

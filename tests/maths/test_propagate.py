@@ -191,7 +191,7 @@ def test_the_residual_check_over_all_rows_is_the_dense_residual():
     graph = affinity(unit, unit).double().numpy()
     root = np.sqrt(graph.sum(axis=1))
     image = graph / root[:, None] / root[None, :] @ carried
-    check = ResidualCheck(unit, torch.from_numpy(carried), eigenvalues=solution.eigenvalues, n_nodes=300)
+    check = ResidualCheck(unit, torch.from_numpy(carried), eigenvalues=solution.eigenvalues, n_nodes=300, seed=0)
     for part in torch.randperm(300, generator=torch.Generator().manual_seed(0)).split(70):
         check.add(unit[part], torch.from_numpy(carried)[part])
     report = check.result()
@@ -200,6 +200,7 @@ def test_the_residual_check_over_all_rows_is_the_dense_residual():
     assert np.allclose(report.residuals, expected, rtol=1e-4)
     assert np.allclose(report.eigenvalues, (image * carried).sum(axis=0) / size**2, rtol=1e-5)
     assert report.n_rows == 300
+    assert not report.noise.any()
 
 
 def test_some_random_rows_estimate_the_residual_of_all():
@@ -211,7 +212,7 @@ def test_some_random_rows_estimate_the_residual_of_all():
     rows = torch.randperm(3000, generator=torch.Generator().manual_seed(2))[:300]
 
     def residuals(carried: torch.Tensor) -> np.ndarray:
-        check = ResidualCheck(unit[rows], carried[rows], eigenvalues=solution.eigenvalues, n_nodes=3000)
+        check = ResidualCheck(unit[rows], carried[rows], eigenvalues=solution.eigenvalues, n_nodes=3000, seed=0)
         check.add(unit, carried)
         return check.result().residuals
 
@@ -220,14 +221,64 @@ def test_some_random_rows_estimate_the_residual_of_all():
     assert np.allclose(residuals(noisy)[1:], 0.3, atol=0.1)
 
 
+def expected_noise_naively(unit: torch.Tensor, solution, n_rows: int) -> np.ndarray:
+    """Root mean square residual of exact eigenvectors over 300 draws of rows, in float64 without any of our code."""
+    rows = unit.double().numpy()
+    graph, x, values = np.exp(rows @ rows.T - 1), solution.eigenvectors.astype(np.float64), solution.eigenvalues
+    rng, squares = np.random.default_rng(5), []
+    for _ in range(300):
+        drawn = rng.choice(len(rows), n_rows, replace=False)
+        degrees = len(rows) * graph[drawn].mean(axis=0)
+        image = graph[drawn] @ (x / np.sqrt(degrees)[:, None]) / np.sqrt(graph[drawn].sum(axis=1))[:, None]
+        residual = np.linalg.norm(image - x[drawn] * values, axis=0) / np.linalg.norm(x[drawn], axis=0) / values
+        squares.append(residual**2)
+    return np.sqrt(np.mean(squares, axis=0))
+
+
+@pytest.mark.parametrize("n_rows", [40, 100, 400])
+def test_the_noise_floor_is_the_residual_of_an_exact_solution(n_rows):
+    unit = clustered(1200)
+    solution = solve(unit, 5)
+    carried = torch.from_numpy(solution.eigenvectors)
+    floors = []
+    for seed in range(20):
+        rows = torch.randperm(1200, generator=torch.Generator().manual_seed(seed))[:n_rows]
+        check = ResidualCheck(unit[rows], carried[rows], eigenvalues=solution.eigenvalues, n_nodes=1200, seed=seed)
+        for part in torch.arange(1200).split(500):
+            check.add(unit[part], carried[part])
+        floors.append(check.result().noise)
+    found = np.sqrt(np.square(floors).mean(axis=0))
+    assert np.allclose(found, expected_noise_naively(unit, solution, n_rows), rtol=0.15)
+
+
+def test_perturbed_eigenvectors_lie_clearly_above_the_noise_floor_and_exact_ones_do_not():
+    unit = clustered(1200)
+    solution = solve(unit, 5)
+    exact = torch.from_numpy(solution.eigenvectors)
+    noise = torch.randn(1200, 5, generator=torch.Generator().manual_seed(1))
+    noisy = exact + 0.3 * noise / noise.norm(dim=0)
+    ratios: dict[str, list[np.ndarray]] = {"exact": [], "noisy": []}
+    for seed in range(20):
+        rows = torch.randperm(1200, generator=torch.Generator().manual_seed(100 + seed))[:100]
+        for name, carried in (("exact", exact), ("noisy", noisy)):
+            check = ResidualCheck(unit[rows], carried[rows], eigenvalues=solution.eigenvalues, n_nodes=1200, seed=seed)
+            check.add(unit, carried)
+            report = check.result()
+            ratios[name].append(report.residuals / report.noise)
+    # The error of all degrees has few directions, so single draws scatter about the floor.
+    assert np.sqrt(np.square(ratios["exact"]).mean()) == pytest.approx(1, abs=0.2)
+    assert np.quantile(ratios["exact"], 0.9) < 2
+    assert np.min(ratios["noisy"]) > 2.5
+
+
 def test_a_residual_check_of_part_of_the_nodes_is_refused():
     unit = clustered(50)
-    check = ResidualCheck(unit[:5], torch.ones(5, 2), eigenvalues=np.ones(2), n_nodes=50)
+    check = ResidualCheck(unit[:5], torch.ones(5, 2), eigenvalues=np.ones(2), n_nodes=50, seed=0)
     check.add(unit[:40], torch.ones(40, 2))
     with pytest.raises(BadInput, match="40 of 50"):
         check.result()
     with pytest.raises(BadInput, match="0 rows"):
-        ResidualCheck(unit[:0], torch.ones(0, 2), eigenvalues=np.ones(2), n_nodes=50)
+        ResidualCheck(unit[:0], torch.ones(0, 2), eigenvalues=np.ones(2), n_nodes=50, seed=0)
 
 
 def judge_naively(unit: torch.Tensor, carried: np.ndarray, n_eig: int) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""What an alignment is fitted to: features and responses of the same images, read when they are asked for."""
+"""What alignments are fitted to: features and responses of the same images, split for each fit, read when asked for."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from aligncut_cli.brain.join import join_images
 from aligncut_cli.brain.table import Responses
 from aligncut_cli.errors import BadInput
-from aligncut_cli.maths.alignment_fit import standardize_responses
 from aligncut_cli.maths.control_targets import draw_random_targets, shuffle_pairs
 from aligncut_cli.maths.sampling import stable_hash
-from aligncut_cli.maths.split_images import split_images
+from aligncut_cli.maths.split_images import ImageSplit, split_images, split_into_folds
 from aligncut_cli.params import AlignParams
 from aligncut_cli.store.kinds.features import Features
 from aligncut_cli.store.nodes import ModelAxes, image_slices
@@ -29,23 +28,6 @@ Index = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Targets:
-    """Responses z-scored over the training images, and their units.
-
-    values          : (images, voxels)
-    mean, deviation : (voxels,) of the training images
-    """
-
-    values: Float
-    mean: Float
-    deviation: Float
-
-    def restore(self, values: Float) -> Float:
-        """Return z-scored responses, (images, voxels), in the units in which they were measured."""
-        return values * self.deviation + self.mean
-
-
-@dataclass(frozen=True)
 class NodeSample:
     """Single tokens for the regularizers, the same ones in every slot; per model (layers, n, D_i)."""
 
@@ -53,23 +35,51 @@ class NodeSample:
     validation: Sequence[NDArray[np.float16]]
 
 
+@dataclass(frozen=True)
+class Job:
+    """One fit: its number, the run that it is scored with, its fold, seed, and the seed of its control."""
+
+    number: int
+    run: int
+    fold: int
+    seed: int
+    control_seed: int
+
+
+def list_jobs(params: AlignParams) -> list[Job]:
+    """Return every fit asked for: runs are repeated controls and seeds, and each run has all folds."""
+    repeats = range(params.repeat if params.control != "none" else 1)
+    runs = [(params.seed + repeat, params.seed + seed) for repeat in repeats for seed in range(params.seeds)]
+    return [
+        Job(run * params.folds + fold, run, fold, seed, control_seed)
+        for run, (control_seed, seed) in enumerate(runs)
+        for fold in range(params.folds)
+    ]
+
+
 class AlignmentData:
     """Features and responses of the images that have both, and how these are split; rows are those images.
 
     joined : where each lies in the features and in the responses
-    split  : which images fit, stop, and are scored
+    splits : of every fold: which images fit, stop, and are scored
     """
 
     def __init__(self, features: Features, responses: Responses, params: AlignParams) -> None:
         self.features, self.responses, self.params = features, responses, params
         self.models = features.axes.models
         self.joined = join_images(features.ids, responses.ids, n_responses=responses.shape[0])
-        self.split = split_images(
-            self.n_images, validation_share=params.validation_share, test_share=params.test_share, seed=params.seed
-        )
+        self.splits = self._split()
         for model in self.models:
             self._require(model.name)
         self.channels = {model.name: features.width(model.name) for model in self.models}
+
+    def _split(self) -> list[ImageSplit]:
+        params = self.params
+        seed = params.seed if params.split_seed is None else params.split_seed
+        share = params.validation_share
+        if params.folds > 1:
+            return split_into_folds(self.n_images, n_folds=params.folds, validation_share=share, seed=seed)
+        return [split_images(self.n_images, validation_share=share, test_share=params.test_share, seed=seed)]
 
     def _require(self, model: str) -> None:
         if not self.features.has_tokens(model):
@@ -120,23 +130,20 @@ class AlignmentData:
     def _chunks(self, model: ModelAxes) -> list[slice]:
         return list(image_slices(model.n_images, self.features.images_per_chunk[model.name]))
 
-    @cached_property
-    def targets(self) -> Targets:
-        """Return the responses, or what the control puts in their place."""
+    def read_targets(self, control_seed: int) -> Float:
+        """Return the responses, (images, voxels), or what the control puts in their place."""
         rows = self.joined.response_rows
         if self.params.control == "shuffle":
-            rows = rows[shuffle_pairs(len(rows), seed=self.params.seed)]
+            rows = rows[shuffle_pairs(len(rows), seed=control_seed)]
         values = self.responses.read(rows)
         if self.params.control == "random":
-            values = draw_random_targets(values, np.arange(len(rows)), seed=self.params.seed)
-        mean, deviation = standardize_responses(values, self.split.train)
-        return Targets(values, mean, deviation)
+            values = draw_random_targets(values, np.arange(len(rows)), seed=control_seed)
+        return values
 
-    @cached_property
-    def nodes(self) -> NodeSample:
+    def sample_nodes(self, split: ImageSplit) -> NodeSample:
         """Return tokens of some training and of some validation images."""
-        train = self._choose_tokens(self.split.train, NODE_IMAGES)
-        validation = self._choose_tokens(self.split.validation, VALIDATION_NODE_IMAGES)
+        train = self._choose_tokens(split.train, NODE_IMAGES)
+        validation = self._choose_tokens(split.validation, VALIDATION_NODE_IMAGES)
         return NodeSample(
             [self._read_tokens(model, train) for model in self.models],
             [self._read_tokens(model, validation) for model in self.models],

@@ -8,14 +8,22 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from aligncut_cli.console import Console, Progress
-from aligncut_cli.maths.alignment_fit import AlignmentFit, EpochRecord, FitSettings, FitState
-from aligncut_cli.maths.alignment_start import AlignmentStart, start_from_responses
-from aligncut_cli.maths.encoding import iterate_slots
+from aligncut_cli.maths.alignment_fit import (
+    AlignmentFit,
+    EpochRecord,
+    FitSettings,
+    FitState,
+    standardize_responses,
+)
+from aligncut_cli.maths.alignment_start import AlignmentStart, start_at_random, start_from_responses
+from aligncut_cli.maths.centring import CentredMaps
+from aligncut_cli.maths.encoding import AlignmentMaps, iterate_slots, predict_from_pooled
 from aligncut_cli.maths.ridge import RidgeFit, choose_penalty, decompose_kernel, measure_slot, predict_by_ridge
 from aligncut_cli.maths.split_images import ImageSplit
 from aligncut_cli.stages.align.data import Float, Index, NodeSample
@@ -25,19 +33,40 @@ from aligncut_cli.store.kinds.alignment import VOXELS_PER_BLOCK
 CHECKPOINT_SHARE = 0.1
 
 
-class Baseline:
-    """What every fit to the same arrays shares: statistics of the slots, and a ridge, from which the fits start.
+class FitData:
+    """The arrays that a fit is made to, and what follows from them in closed form; several fits may share them.
 
-    pooled  : per model (layers, images, D_i)
-    targets : (images, voxels), z-scored over the training images
+    pooled          : per model (layers, images, D_i), means over tokens
+    targets         : (images, voxels) responses, z-scored over the training images by `mean` and `deviation` (voxels,)
+    nodes           : tokens for the regularizers
+    split           : which images fit, stop, and are scored
     """
 
     def __init__(
-        self, pooled: Sequence[Float], targets: Float, split: ImageSplit, *, device: torch.device, console: Console
+        self,
+        pooled: Sequence[Float],
+        responses: Float,
+        nodes: NodeSample,
+        split: ImageSplit,
+        *,
+        device: torch.device,
+        console: Console,
     ) -> None:
-        self.pooled, self.targets, self.split = pooled, targets, split
+        self.pooled, self.nodes, self.split = pooled, nodes, split
         self.device, self.console = device, console
+        self.mean, self.deviation = standardize_responses(responses, split.train)
+        self.targets = responses
         self.statistics = [measure_slot(values, split.train) for _, _, values in iterate_slots(pooled)]
+
+    @property
+    def measured(self) -> Float:
+        """Return the responses to the test images as they were measured, (images, voxels)."""
+        return self.restore(self.targets[self.split.test])
+
+    def restore(self, values: Float) -> Float:
+        """Return z-scored responses in the units in which they were measured."""
+        restored: Float = values * self.deviation + self.mean
+        return restored
 
     @cached_property
     def ridge(self) -> RidgeFit:
@@ -59,12 +88,32 @@ class Baseline:
             fits = [fit(False), fit(True)]
         return max(fits, key=lambda fit: fit.validation_r2)
 
-    def predict(self, images: Index) -> Float:
-        """Return the ridge's prediction of the targets of some images, (n, voxels)."""
-        return predict_by_ridge(self.ridge, self.targets, self.split.train, images, voxels_per_block=VOXELS_PER_BLOCK)
+    def predict_by_ridge(self, images: Index) -> Float:
+        """Return the ridge's prediction of the responses to some images, (n, voxels)."""
+        values = predict_by_ridge(self.ridge, self.targets, self.split.train, images, voxels_per_block=VOXELS_PER_BLOCK)
+        return self.restore(values)
 
-    def start(self, *, universal_dim: int, seed: int) -> AlignmentStart:
-        """Return where a fit begins; warns where the responses do not say, so that it begins at random."""
+    def predict(self, maps: AlignmentMaps, images: Index) -> Float:
+        """Return the maps' prediction (Eq. 2) of the responses to some images; `maps` is of z-scored responses."""
+        pooled = [torch.from_numpy(values[:, images]).to(maps.readout.device) for values in self.pooled]
+        return self.restore(predict_from_pooled(pooled, maps).cpu().numpy())
+
+    @cached_property
+    def centring(self) -> list[CentredMaps]:
+        """Return per model what keeps each slot's mean token, over the training images, at zero."""
+        parts = []
+        for pooled, tokens in zip(self.pooled, self.nodes.train, strict=True):
+            means = torch.from_numpy(pooled[:, self.split.train].mean(axis=1, dtype=np.float64))
+            covariances = [torch.from_numpy(np.cov(rows.astype(np.float64), rowvar=False)) for rows in tokens]
+            parts.append(CentredMaps.of(list(means), covariances))
+        return parts
+
+    def start(self, kind: str, *, universal_dim: int, seed: int) -> AlignmentStart:
+        """Return where a fit begins: `responses`, in closed form, or `random`; says where the responses help little."""
+        if kind == "random":
+            layers = [len(values) for values in self.pooled]
+            n_voxels = self.targets.shape[1]
+            return start_at_random(self.statistics, layers, n_voxels=n_voxels, universal_dim=universal_dim, seed=seed)
         ridge = self.ridge
         with self.console.progress("closed-form start", len(self.statistics), unit="slots") as progress:
             start = start_from_responses(
@@ -74,14 +123,15 @@ class Baseline:
                 ridge.penalty,
                 self.targets,
                 self.split,
+                self.nodes.train,
                 universal_dim=universal_dim,
                 voxels_per_block=VOXELS_PER_BLOCK,
-                seed=seed,
                 progress=progress.reach,
             )
-        if not start.from_responses:
+        if start.shrunk < 1:
             self.console.warn(
-                "the features predict held-out responses no better than their mean: the fit starts at random"
+                f"on the {len(self.split.validation)} validation images the ridge is not surely better than the mean "
+                f"response, so the fit starts at {start.shrunk:.2f} of its prediction"
             )
         return start
 
@@ -122,38 +172,33 @@ class Checkpoint:
 
 
 def fit_alignment(
-    pooled: Sequence[Float],
-    targets: Float,
-    nodes: NodeSample,
-    split: ImageSplit,
+    data: FitData,
     settings: FitSettings,
     *,
+    start: str,
     universal_dim: int,
-    device: torch.device,
-    console: Console,
-    baseline: Baseline | None = None,
+    centre: bool,
     checkpoint: Checkpoint | None = None,
 ) -> AlignmentFit:
     """Minimize Eq. 10 until no epoch is better; returns the finished fit, whose `best` is the maps and the readout.
 
-    pooled     : per model (layers, images, D_i), means over tokens
-    targets    : (images, voxels), z-scored over the training images
-    nodes      : tokens for the regularizers
-    baseline   : of the same arrays; measured here if not given
-    checkpoint : where to go on from, and to keep the state; without it the fit begins at the closed-form start
+    start      : `responses` or `random`
+    centre     : keep every slot's mean token at zero
+    checkpoint : where to go on from, and to keep the state
     """
-    known = baseline or Baseline(pooled, targets, split, device=device, console=console)
+    console = data.console
     state = None if checkpoint is None else checkpoint.load()
     fit = AlignmentFit(
-        pooled,
-        targets,
-        nodes.train,
-        nodes.validation,
-        known.statistics,
-        split,
-        state or known.start(universal_dim=universal_dim, seed=settings.seed),
+        data.pooled,
+        data.targets,
+        data.nodes.train,
+        data.nodes.validation,
+        data.statistics,
+        data.split,
+        state or data.start(start, universal_dim=universal_dim, seed=settings.seed),
         settings,
-        device=device,
+        device=data.device,
+        centring=data.centring if centre else None,
     )
     label = f"fit seed {settings.seed}"
     with console.progress(label, settings.epochs, unit="epochs", done=len(fit.history) - 1) as progress:

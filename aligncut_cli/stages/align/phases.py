@@ -1,35 +1,46 @@
-"""The computation of `align`: fit every seed to the same data, score it on held-out images, and write the maps."""
+"""The computation of `align`: fit every seed, fold and control, score each on held-out images, and write the maps."""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from aligncut_cli.brain.responses import load_responses
 from aligncut_cli.console import Console
-from aligncut_cli.maths.alignment_fit import FitSettings, restore_units
+from aligncut_cli.maths.alignment_fit import AlignmentFit, FitSettings, restore_units
 from aligncut_cli.maths.device import resolve_device
-from aligncut_cli.maths.encoding import AlignmentMaps
+from aligncut_cli.maths.encoding import AlignmentMaps, average_slots
+from aligncut_cli.maths.ridge import PRECISE_IMAGES
+from aligncut_cli.maths.slot_scores import predict_by_each_slot
 from aligncut_cli.params import AlignParams, RunOptions
-from aligncut_cli.stages.align.data import NODE_IMAGES, NODE_TOKENS, AlignmentData
-from aligncut_cli.stages.align.fit import Baseline, Checkpoint, fit_alignment
-from aligncut_cli.stages.align.scores import format_scores, score_baseline, score_maps, summarize_scores
+from aligncut_cli.stages.align.data import NODE_IMAGES, NODE_TOKENS, AlignmentData, Job, list_jobs
+from aligncut_cli.stages.align.fit import Checkpoint, FitData, fit_alignment
+from aligncut_cli.stages.align.scores import (
+    Predictions,
+    choose_shown_voxels,
+    format_scores,
+    score_slot,
+    summarize_scores,
+)
 from aligncut_cli.stages.inputs import ResponsePaths
 from aligncut_cli.store.kinds.alignment import (
     BIAS,
-    R2,
+    DEVIATION,
+    EVERY_VOXEL,
+    FIT_BIAS,
+    FIT_READOUT,
+    FIT_WEIGHT,
     READOUT,
-    RIDGE_R,
-    RIDGE_R2,
+    SCORES,
     SEED_R,
     SEED_R2,
+    SLOT_SCORES,
     WEIGHT,
-    R,
     create_alignment,
 )
 from aligncut_cli.store.kinds.features import Features
@@ -39,11 +50,12 @@ from aligncut_cli.store.run import Outcome, Plan, Work, write_json
 from aligncut_cli.store.write import Writer, create_group
 
 PROCESS_BYTES = 700_000_000
-PRECISE_IMAGES = 4096  # up to so many the kernel of the ridge is float64
+# In the table of single slots: voxels of each region, and draws of the bootstrap.
+SHOWN_VOXELS, SLOT_DRAWS = 512, 200
 
 
 class AlignStage:
-    """One run of the stage: a fit per seed, each with checkpoints after its epochs."""
+    """One run of the stage: jobs, each a fit with checkpoints after its epochs; the first is the main one."""
 
     def __init__(
         self,
@@ -66,22 +78,26 @@ class AlignStage:
             drop_nan_voxels=params.drop_nan_voxels,
         )
         self.data = AlignmentData(Features(source), self.responses, params)
+        self.jobs = list_jobs(params)
+        self.n_runs = len({job.run for job in self.jobs})
         self.writer = Writer(work.staging)
+        self._last: tuple[tuple[int, int], FitData] | None = None
 
     def plan(self) -> Plan:
         """Return the bytes of all inputs and of the larger of ridge and fit."""
-        data, split = self.data, self.data.split
+        data, split = self.data, self.data.splits[0]
         maps = self.params.universal_dim * (data.n_channels + data.n_voxels)
         pooled = data.n_channels * data.n_images * 4
         nodes = data.n_channels * 2 * NODE_TOKENS * NODE_IMAGES
         kernel = 8 if len(split.train) <= PRECISE_IMAGES else 4
+        predicted = 4 * 4 * len(split.test) * data.n_voxels
         return Plan(
             memory=PROCESS_BYTES
             + pooled
             + nodes
             + 2 * data.n_images * data.n_voxels * 4
-            + max(6 * maps * 4, 4 * kernel * data.n_images * len(split.train)),
-            disk=7 * maps * 4,
+            + max(6 * maps * 4, 4 * kernel * data.n_images * len(split.train), predicted * self.params.folds),
+            disk=(6 + len(self.jobs)) * maps * 4 + predicted * len(self.jobs),
             notes={
                 "images": data.n_images,
                 "split": f"{len(split.train)} train, {len(split.validation)} validation, {len(split.test)} test",
@@ -91,10 +107,10 @@ class AlignStage:
 
     def phases(self) -> Sequence[Phase[Any]]:
         """Return the phases in order."""
-        seeds = range(self.params.seeds)
         return [
             single_step("create", self._create),
-            Phase("fit", seeds, self._fit, feed=self._measure, parallel=True),
+            Phase("fit", self.jobs, self._fit, feed=self._prepare, parallel=True),
+            single_step("layers", self._score_slots),
         ]
 
     # phases
@@ -106,48 +122,67 @@ class AlignStage:
             self.data.channels,
             universal=self.params.universal_dim,
             voxels=self.data.n_voxels,
-            seeds=self.params.seeds,
+            runs=self.n_runs,
+            fits=len(self.jobs),
             rois=self.responses.rois,
             ceiling=self.responses.noise_ceiling,
         )
 
+    def _data_of(self, job: Job) -> FitData:
+        """Return the arrays of a job's fold and control; the last ones made are kept, as jobs in a row share them."""
+        key = (job.fold, job.control_seed)
+        if self._last is None or self._last[0] != key:
+            self._last = None  # free its memory before the next is made
+            data, split = self.data, self.data.splits[job.fold]
+            made = FitData(
+                data.pooled,
+                data.read_targets(job.control_seed),
+                data.sample_nodes(split),
+                split,
+                device=self.device,
+                console=self.console,
+            )
+            self._last = (key, made)
+        return self._last[1]
+
     @contextlib.contextmanager
-    def _measure(self, pending: Sequence[int]) -> Iterator[Iterator[Baseline]]:
-        """Give every fit the same baseline, which is measured once."""
+    def _prepare(self, pending: Sequence[int]) -> Iterator[Iterator[FitData]]:
         for control in self.controls:
             self.console.warn(f"control: {control} targets stand in for the responses. This is recorded.")
-        data = self.data
-        baseline = Baseline(data.pooled, data.targets.values, data.split, device=self.device, console=self.console)
-        yield itertools.repeat(baseline, len(pending))
+        yield (self._data_of(self.jobs[index]) for index in pending)
 
-    def _fit(self, index: int, number: int, baseline: Baseline) -> None:
-        """Fit one seed from its checkpoint or from the closed-form start, and write its scores."""
-        data = self.data
+    def _fit(self, index: int, job: Job, data: FitData) -> None:
+        """Make one fit from its checkpoint or its start, keep its maps, and what it predicts of the test images."""
         fit = fit_alignment(
-            data.pooled,
-            data.targets.values,
-            data.nodes,
-            data.split,
-            self._settings(number),
+            data,
+            self._settings(job.seed),
+            start=self.params.start,
             universal_dim=self.params.universal_dim,
-            device=self.device,
-            console=self.console,
-            baseline=baseline,
-            checkpoint=Checkpoint(self.work.scratch / f"fit-{number}.safetensors", self.console),
+            centre=self.params.centre,
+            checkpoint=Checkpoint(self.work.scratch / f"fit-{job.number}.safetensors", self.console),
         )
-        maps = restore_units(fit.best, data.targets.mean, data.targets.deviation)
-        r2, r = score_maps(data, maps)
-        self.writer.write(SEED_R2.at(), number, r2)
-        self.writer.write(SEED_R.at(), number, r)
-        if number == 0:
-            ridge_r2, ridge_r = score_baseline(data, baseline)
-            for score, values in ((R2, r2), (R, r), (RIDGE_R2, ridge_r2), (RIDGE_R, ridge_r)):
-                self.writer.write(score.at(), ..., values)
-            self._write_maps(maps)
-        history = [vars(record) for record in fit.history]
-        write_json(self.work.wip / f"fit-{number}.json", {"best": vars(fit.best_record), "history": history})
+        self._write_maps(job, restore_units(fit.best, data.mean, data.deviation))
+        if job.number == 0:
+            self.writer.write(DEVIATION.at(), ..., measure_deviation(fit, data))
+        test = data.split.test
+        measured = data.measured
+        ridge = data.predict_by_ridge(test) if job.run == 0 else measured[:0]
+        self.work.scratch.mkdir(exist_ok=True)
+        np.savez(
+            self.work.scratch / f"predicted-{job.number}.npz",
+            measured=measured,
+            fitted=data.predict(fit.best, test),
+            ridge=ridge,
+            null=np.broadcast_to(data.mean, measured.shape) if job.run == 0 else measured[:0],
+        )
+        record = {
+            "best": vars(fit.best_record),
+            "lowest": vars(fit.lowest_record),
+            "history": [vars(epoch) for epoch in fit.history],
+        }
+        write_json(self.work.wip / f"fit-{job.number}.json", record)
 
-    def _settings(self, number: int) -> FitSettings:
+    def _settings(self, seed: int) -> FitSettings:
         return FitSettings(
             lambda_eigen=self.params.lambda_eigen,
             lambda_zero=self.params.lambda_zero,
@@ -158,45 +193,113 @@ class AlignStage:
             epochs=self.params.epochs,
             patience=self.params.patience,
             tolerance=self.params.tolerance,
+            select=self.params.select,
             learning_rate=self.params.learning_rate,
             weight_decay=self.params.weight_decay,
-            seed=self.params.seed + number,
+            seed=seed,
         )
 
-    def _write_maps(self, maps: AlignmentMaps) -> None:
-        for model, weight in zip(self.data.models, maps.weights, strict=True):
-            self.writer.write(WEIGHT.at(model.name), ..., weight.cpu().numpy())
-        self.writer.write(READOUT.at(), ..., maps.readout.cpu().numpy())
-        self.writer.write(BIAS.at(), ..., maps.bias.cpu().numpy())
+    def _write_maps(self, job: Job, maps: AlignmentMaps) -> None:
+        weights = dict(zip(self.data.features.axes.names, (w.cpu().numpy() for w in maps.weights), strict=True))
+        readout, bias = maps.readout.cpu().numpy(), maps.bias.cpu().numpy()
+        if job.number == 0:
+            for model, weight in weights.items():
+                self.writer.write(WEIGHT.at(model), ..., weight)
+            self.writer.write(READOUT.at(), ..., readout)
+            self.writer.write(BIAS.at(), ..., bias)
+        if len(self.jobs) > 1:
+            for model, weight in weights.items():
+                self.writer.write(FIT_WEIGHT.at(model), job.number, weight)
+            self.writer.write(FIT_READOUT.at(), job.number, readout)
+            self.writer.write(FIT_BIAS.at(), job.number, bias)
+
+    def _score_slots(self) -> None:
+        """Write what a ridge on each slot alone predicts of each region: which layer predicts which."""
+        data = self._data_of(self.jobs[0])
+        rois = {name: mask for name, mask in self.responses.rois.items() if mask.any()}
+        shown = choose_shown_voxels(rois, self.data.n_voxels, most=SHOWN_VOXELS)
+        rois = {name: mask[shown] for name, mask in rois.items()}
+        targets = np.ascontiguousarray(data.targets[:, shown])
+        models = self.data.models
+        values = [np.empty((2, len(model.layers), 1 + len(rois), 3), np.float32) for model in models]
+        with self.console.progress("layers", len(data.statistics), unit="slots") as progress:
+            slots = predict_by_each_slot(data.pooled, data.statistics, data.split, targets, device=self.device)
+            for at, layer, predicted in slots:
+                values[at][:, layer] = score_slot(
+                    predicted, targets[data.split.test], rois, n_draws=SLOT_DRAWS, seed=self.params.seed
+                )
+                progress.advance()
+        for model, scores in zip(models, values, strict=True):
+            for array, score in zip(SLOT_SCORES, scores, strict=True):
+                self.writer.write(array.at(model.name), ..., score)
 
     # ending
 
+    def _load_predictions(self, run: int) -> Predictions:
+        parts = []
+        for job in self.jobs:
+            if job.run == run:
+                with np.load(self.work.scratch / f"predicted-{job.number}.npz") as saved:
+                    parts.append(Predictions(**{name: saved[name] for name in saved.files}))
+        return Predictions.join(parts)
+
     def finish(self) -> Outcome:
-        """Give the store its name, and show the scores on held-out images."""
-        summary = self._summarize()
-        fits = [json.loads((self.work.wip / f"fit-{s}.json").read_text()) for s in range(self.params.seeds)]
+        """Score all runs, give the store its name, and show the scores on held-out images."""
+        main = self._load_predictions(0)
+        scores = main.score()
+        for array in SCORES:
+            self.writer.write(array.at(), ..., scores[array.name.rpartition("/")[2]])
+        for run in range(self.n_runs):
+            own = scores if run == 0 else score_run(self._load_predictions(run))
+            self.writer.write(SEED_R2.at(), run, own["r2"])
+            self.writer.write(SEED_R.at(), run, own["r"])
+        summary = self._summarize(main)
+        fits = [json.loads((self.work.wip / f"fit-{job.number}.json").read_text()) for job in self.jobs]
         outcome = self.work.finish(
             models=self.data.features.axes.names,
             summary=summary,
             controls=self.controls,
             responses=dict(self.responses.record) | {"synthetic": self.synthetic},
             fits=fits,
+            slot_rois=[EVERY_VOXEL, *(name for name, mask in self.responses.rois.items() if mask.any())],
         )
         for line in format_scores(summary, self.controls):
             self.console.note(line)
         return outcome
 
-    def _summarize(self) -> dict[str, Any]:
-        r2, r, ridge_r2, ridge_r = (self.writer.read(score.at()) for score in (SEED_R2, SEED_R, RIDGE_R2, RIDGE_R))
+    def _summarize(self, main: Predictions) -> dict[str, Any]:
+        r, ridge_r = self.writer.read(SEED_R.at()), main.score()["ridge_r"]
+        fit = json.loads((self.work.wip / "fit-0.json").read_text())
         return {
             "images": self.data.n_images,
-            "test_images": len(self.data.split.test),
+            "test_images": len(main.measured),
+            "folds": self.params.folds,
+            "runs": self.n_runs,
             "voxels": self.data.n_voxels,
             "control": self.params.control,
             "synthetic": self.synthetic,
             "median_r": float(np.median(r[0])),
             "median_ridge_r": float(np.median(ridge_r)),
             "scores": summarize_scores(
-                r2, r, ridge_r2, ridge_r, rois=self.responses.rois, ceiling=self.responses.noise_ceiling
+                main,
+                self.writer.read(SEED_R2.at()),
+                r,
+                rois=self.responses.rois,
+                ceiling=self.responses.noise_ceiling,
+                n_draws=self.params.draws,
+                seed=self.params.seed,
             ),
+            "eq10": {"at the start": fit["history"][0], "as kept": fit["best"], "lowest": fit["lowest"]},
         }
+
+
+def score_run(run: Predictions) -> dict[str, np.ndarray[Any, Any]]:
+    """Return R^2 and r of every voxel, of the fit alone."""
+    return Predictions(run.measured, run.fitted, run.fitted, run.fitted).score()
+
+
+def measure_deviation(fit: AlignmentFit, data: FitData) -> np.ndarray[Any, Any]:
+    """Return the deviation over training images of each channel of Eq. 2's average over slots, (universal,)."""
+    pooled = [torch.from_numpy(values[:, data.split.train]).to(fit.best.readout.device) for values in data.pooled]
+    deviation: np.ndarray[Any, Any] = average_slots(pooled, fit.best.weights).std(dim=0).cpu().numpy()
+    return deviation

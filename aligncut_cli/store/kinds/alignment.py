@@ -57,10 +57,19 @@ RIDGE_R = Array("scores/ridge_r", "float32", ("voxel",), about="the same of a ri
 SEED_R2 = Array("scores/seed_r2", "float32", ("seed", "voxel"), {"seed": 1}, about="variance explained by each fit")
 SEED_R = Array("scores/seed_r", "float32", ("seed", "voxel"), {"seed": 1}, about="correlation of each fit")
 CEILING = Array("scores/ceiling", "float32", ("voxel",), about="explainable share of variance", when="--noise-ceiling")
-SCORES = (R2, R, RIDGE_R2, RIDGE_R)
+NULL_R2 = Array("scores/null_r2", "float32", ("voxel",), about="variance explained by the training images' mean")
+ROI_R2 = Array(
+    "{model}/roi_r2",
+    "float32",
+    ("layer", "roi", "bound"),
+    about="variance explained by a ridge on this slot alone, mean over the region's voxels: value, low, high",
+)
+ROI_R = Array("{model}/roi_r", "float32", ("layer", "roi", "bound"), about="correlation of the same")
+SLOT_SCORES = (ROI_R2, ROI_R)
+SCORES = (R2, R, RIDGE_R2, RIDGE_R, NULL_R2)
 SEED_SCORES = (SEED_R2, SEED_R)
 FITS = (FIT_WEIGHT, FIT_READOUT, FIT_BIAS)
-KIND = Kind("alignment", (WEIGHT, READOUT, BIAS, DEVIATION, *FITS, ROI, *SCORES, *SEED_SCORES, CEILING))
+KIND = Kind("alignment", (WEIGHT, READOUT, BIAS, DEVIATION, *FITS, ROI, *SCORES, *SEED_SCORES, *SLOT_SCORES, CEILING))
 
 # What a model's group keeps of the features'; it has no node axes.
 MODEL_ATTRIBUTES = ("timm", "grid", "class_token", "image_size", "weights", "layers")
@@ -73,7 +82,8 @@ def create_alignment(
     *,
     universal: int,
     voxels: int,
-    seeds: int,
+    runs: int,
+    fits: int,
     rois: Mapping[str, NDArray[np.bool_]],
     ceiling: NDArray[np.float32] | None,
 ) -> None:
@@ -82,15 +92,20 @@ def create_alignment(
     axes      : of the features
     channels  : of every model's features, D_i
     universal : channels of the universal space, D'
+    runs      : seeds and repeated controls that are scored
+    fits      : whose maps are kept; more than one where there are folds too
     rois      : name -> (voxels,)
     ceiling   : (voxels,) explainable share of variance, or None
     """
-    sizes = {"universal": universal, "voxel": voxels, "seed": seeds}
+    sizes = {"universal": universal, "voxel": voxels, "seed": runs, "fit": fits, "bound": 3}
+    sizes["roi"] = 1 + sum(bool(mask.any()) for mask in rois.values())
     for model in axes.models:
         attributes = {key: model.attributes[key] for key in MODEL_ATTRIBUTES if key in model.attributes}
         root.create_group(model.name, attributes=attributes)
-        WEIGHT.create(root, {**sizes, "layer": len(model.layers), "channel": channels[model.name]}, model.name)
-    for array in (READOUT, BIAS, *SCORES, *SEED_SCORES):
+        own = {**sizes, "layer": len(model.layers), "channel": channels[model.name]}
+        for array in (WEIGHT, *SLOT_SCORES, *((FIT_WEIGHT,) if fits > 1 else ())):
+            array.create(root, own, model.name)
+    for array in (READOUT, BIAS, DEVIATION, *SCORES, *SEED_SCORES, *((FIT_READOUT, FIT_BIAS) if fits > 1 else ())):
         array.create(root, sizes)
     for name, mask in rois.items():
         ROI.put(root, mask, name)
