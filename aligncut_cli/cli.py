@@ -9,7 +9,7 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn
@@ -17,7 +17,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from aligncut_cli import __version__
-from aligncut_cli.console import Console, readable_bytes
+from aligncut_cli.console import Console, escape, flush_streams, prepare_streams, readable_bytes
 from aligncut_cli.errors import AlignCutError, BadInput, OutOfResources, Stopped, UsageError
 from aligncut_cli.options import RUN_FLAGS, flags_given, takes
 from aligncut_cli.params import (
@@ -36,6 +36,7 @@ from aligncut_cli.params import (
     TransitionsParams,
     TsneParams,
 )
+from aligncut_cli.store.apart import keep_apart
 from aligncut_cli.store.read import read_piped_path
 from aligncut_cli.store.run import Outcome
 
@@ -83,11 +84,16 @@ def main() -> NoReturn:
     # torch's threads would spin while they wait, which makes small work on a busy machine many times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGTERM, _stop)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
+    prepare_streams()
     console = Console(verbose="-v" in sys.argv or "--verbose" in sys.argv)
     try:
         app()
-    except (Exception, Stopped) as error:
+    except (Exception, KeyboardInterrupt, Stopped) as error:
         sys.exit(report_failure(error, console))
+    finally:
+        flush_streams()
     sys.exit(0)
 
 
@@ -97,34 +103,72 @@ def report_failure(error: BaseException, console: Console) -> int:
         done = "; ".join(getattr(error, "__notes__", []))
         console.warn(f"stopped{f' ({done})' if done else ''}. The same command goes on from there.")
         return 143 if isinstance(error, Stopped) else 130
-    if isinstance(error, BrokenPipeError):
-        return 0
     known = _as_known_error(error)
     console.error(known)
     return known.exit_code if isinstance(known, AlignCutError) else 1
 
 
+DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
+TOO_MUCH = {
+    errno.EFBIG: "a file would be larger than is allowed here (ulimit -f)",
+    errno.ENOMEM: "memory ran out",
+    errno.EMFILE: "too many files are open (ulimit -n)",
+    errno.ENFILE: "too many files are open on this machine",
+}
+OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "ALLOC_FAILED",
+    "failed to map segment",
+    "can't start new thread",
+)
+
+
 def _as_known_error(error: BaseException) -> BaseException:
-    """Turn the system's errors into ours where a user can act on them."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    """Turn the system's errors into ours, which a user can act on."""
+    text = str(error)
+    if isinstance(error, AlignCutError):
+        return error
+    if isinstance(error, OSError) and error.errno in DISK_IS_FULL:
         return OutOfResources(
             f"the disk is full: {error.filename or error}",
             do="What is finished is kept. Free some space, then type the same command again.",
         )
+    if isinstance(error, OSError) and error.errno in TOO_MUCH:
+        return OutOfResources(
+            f"{TOO_MUCH[error.errno]}: {error.filename or error}",
+            do="What is finished is kept. Raise the limit, then type the same command again.",
+        )
     if isinstance(error, PermissionError):
         return BadInput(f"no permission: {error.filename or error}", do="Give a path that you may read and write.")
-    text = str(error)
-    signs = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(sign in text for sign in signs)):
+    memory = isinstance(error, RuntimeError | ImportError) and any(sign in text for sign in OUT_OF_MEMORY)
+    if isinstance(error, MemoryError) or memory:
         return OutOfResources(
             f"memory ran out: {text.splitlines()[0] if text else type(error).__name__}",
             do="What is finished is kept. Type the same command again with a smaller --batch-size or --n-sample.",
         )
+    if isinstance(error, OSError) and error.errno is not None:
+        return BadInput(
+            f"{error.strerror or text}: {error.filename or 'no file named'}",
+            do="Check the path and its disk; what is finished is kept.",
+        )
     return error
 
 
+def _interrupt(signal_number: int, frame: FrameType | None) -> NoReturn:
+    signal.signal(signal.SIGINT, _leave)
+    raise KeyboardInterrupt
+
+
 def _stop(signal_number: int, frame: FrameType | None) -> NoReturn:
+    signal.signal(signal.SIGTERM, _leave)
     raise Stopped
+
+
+def _leave(signal_number: int, frame: FrameType | None) -> NoReturn:
+    """End at once, when asked a second time: nothing that is finished can be lost."""
+    os._exit(128 + signal_number)
 
 
 def show(outcome: Outcome, options: RunOptions, console: Console) -> None:
@@ -163,11 +207,26 @@ def stage(function: Callable[..., Any]) -> Callable[..., None]:
         options: RunOptions = values["options"]
         console = Console(quiet=options.quiet, verbose=options.verbose)
         try:
+            keep_apart(*_named_paths(values))
             show(function(**values, console=console), options, console)
-        except KeyboardInterrupt as error:  # typer would end here without a word
+        except (KeyboardInterrupt, BrokenPipeError) as error:  # typer would end here without a word
             raise typer.Exit(report_failure(error, console)) from error
 
     return command
+
+
+def _named_paths(values: Mapping[str, Any]) -> tuple[list[Path], list[Path]]:
+    """Return the outputs and the inputs that a command line names, whatever its options are called."""
+    outputs = [values["options"].output, *([values["figures"]] if values.get("figures") else [])]
+    inputs: list[Path] = []
+    for name, value in [*values.items(), ("photos", getattr(values.get("params"), "photos", None))]:
+        if name == "figures":
+            continue
+        for item in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(item, str | Path) and str(item) != "-":
+                path = Path(item)
+                inputs.append(path if path.exists() else Path(str(item).rpartition("=")[2]))
+    return outputs, inputs
 
 
 def _version(asked: bool) -> None:
@@ -519,7 +578,8 @@ def activations(
 
     Example: [bold]aligncut activations f.zarr --alignment a.zarr --masks masks -o activations[/bold]
 
-    It averages over the pixels of all images, for each layer and ROI. To see what is similar to one token:
+    It averages over the pixels of all images, for each layer and ROI, and shows which patches drive the channels that
+    matter most for each ROI. To see what is similar to one token:
 
     [bold]aligncut activations f.zarr --alignment a.zarr --token photo-1:6,7 --slot clip:5 -o token[/bold]
     """
@@ -547,6 +607,9 @@ def render(tsne: TSNE, *, params: RenderParams, options: RunOptions, console: Co
 def inspect(
     store: Annotated[str, typer.Argument(metavar="STORE", help="Any store or output folder, finished or not.")],
     as_params: Annotated[bool, typer.Option("--params", help="Print its parameters as TOML, for --config.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read every chunk and file, and name what is damaged.")
+    ] = False,
     *,
     options: RunOptions,
 ) -> None:
@@ -557,15 +620,19 @@ def inspect(
     Its parameters make another like it: [bold]aligncut inspect e.zarr --params > run.toml[/bold]
     """
     from aligncut_cli.stages.inspect.run import as_text, describe, params_as_toml
+    from aligncut_cli.stages.inspect.verify import verify_output
 
-    found = describe(read_piped_path(store))
+    path = read_piped_path(store)
+    found = describe(path)
     console = Console(quiet=options.quiet, verbose=options.verbose)
+    if verify:
+        found["verified"] = verify_output(path, console)
     if as_params:
         console.result(params_as_toml(found))
     elif options.json:
         console.result_json(found)
     else:
-        console.result(as_text(found))
+        console.result(escape(as_text(found)))
 
 
 @app.command(rich_help_panel="Look")

@@ -162,7 +162,8 @@ def relate_magnitude_to_deviation(mean: Floats, deviation: Floats) -> Floats:
 class NearestTokens:
     """The images whose tokens come nearest to each concept's centre, at most one token per image.
 
-    distance : (concept, rank) squared distance, infinite where there are fewer images
+    distance : (concept, rank) squared distance or any other number that ranks tokens, infinite where there are fewer
+               images
     image    : (concept, rank) position of the image
     token    : (concept, rank) token within the image, class token not counted
     """
@@ -181,6 +182,10 @@ class NearestTokens:
         token = squared_distance.argmin(axis=1).T  # (concept, image)
         distance = squared_distance.min(axis=1).T
         image = np.broadcast_to(first_image + np.arange(len(squared_distance)), distance.shape)
+        self.merge(distance, image, token)
+
+    def merge(self, distance: Floats, image: NDArray[np.int64], token: NDArray[np.int64]) -> None:
+        """Add tokens of other images, (concept, n) each, those of images further on in the order."""
         n_nearest = self.distance.shape[1]
         every = np.concatenate([self.distance, distance], axis=1)
         order = np.argsort(every, axis=1, kind="stable")[:, :n_nearest]  # of equals, the image that came first

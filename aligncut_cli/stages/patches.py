@@ -1,4 +1,4 @@
-"""Patches of slots: concepts are centred among them on a map, and their features are read without the class token."""
+"""Patches of slots: centres of concepts among them, their features without the class token, and what they look like."""
 
 from __future__ import annotations
 
@@ -10,10 +10,16 @@ from numpy.typing import NDArray
 
 from aligncut_cli.console import Console
 from aligncut_cli.maths.concepts import choose_centres, choose_radius
+from aligncut_cli.stages.photos import Photos
 from aligncut_cli.stages.sample import choose_nodes, gather_rows
 from aligncut_cli.stages.space import FeatureSpace
 from aligncut_cli.store.kinds.tsne import Tsne
-from aligncut_cli.store.nodes import Block, Slot
+from aligncut_cli.store.nodes import Block, ModelAxes, Slot
+from aligncut_cli.viz.concept_plots import mark_patch
+from aligncut_cli.viz.montage import Pixels
+
+CELL = 24
+"""Pixels of a patch's side in a contact sheet; the patches around it are shown with it."""
 
 
 @dataclass(frozen=True)
@@ -58,3 +64,10 @@ def load_patches(space: FeatureSpace, block: Block) -> NDArray[np.float16]:
     """Read a block as stored: (image, patch, channel); checks that it is finite. Safe in a thread."""
     model, rows = space.axes[block.slot.model], space.load(block)
     return rows.reshape(-1, model.n_tokens, rows.shape[1])[:, int(model.class_token) :]
+
+
+def cut_patch(photos: Photos, image: int, row: int, column: int, model: ModelAxes) -> Pixels:
+    """Return a patch with what lies around it, framed."""
+    height, width = model.grid
+    photo = photos.read(image, (height * CELL, width * CELL))
+    return mark_patch(photo, row, column, cell=CELL)

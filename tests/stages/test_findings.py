@@ -365,9 +365,9 @@ def test_similarity_to_a_token_is_a_cosine_over_voxels(tmp_path: Path, features:
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        ([], "--masks DIR"),
+        (["--channels", "0"], "--masks DIR"),
         (["--token", "photo-004:2,1"], "go together"),
-        (["--slot", "tiny:1"], "nothing says"),
+        (["--slot", "tiny:1"], "go together"),
         (["--token", "photo-004:2,1", "--slot", "tiny:7"], "not a slot"),
     ],
 )
@@ -377,6 +377,96 @@ def test_what_cannot_be_compared_is_refused(
     result = aligncut("activations", features, "--alignment", alignment, "-o", tmp_path / "out", *more)
     assert result.code == 2, result.err
     assert words in result.err
+
+
+# Fig. 2, left
+
+
+def test_patches_that_drive_the_channels_of_an_area_are_those_of_a_loop(
+    tmp_path: Path, features: Path, alignment: Path
+) -> None:
+    out = done(
+        "activations", features, "--alignment", alignment, "-o", tmp_path / "out", "--channels", 3, "--patches", 4
+    )
+    rows, store = read_csv(out / "channels.csv"), open_store(alignment)
+    beta, deviation = store.read("readout/weight").astype(float), store.read("readout/deviation").astype(float)
+    slots = [(model, layer) for model in ("tiny", "pair") for layer in range(3)]
+    tokens = {slot: open_store(features).read(f"{slot[0]}/tokens")[slot[1], :, 1:].astype(float) for slot in slots}
+    mapped = [tokens[slot] @ store.read(f"{slot[0]}/weight")[slot[1]].astype(float) for slot in slots]
+    mean = sum(mapped) / 6  # (image, patch, channel), averaged over slots as in Eq. 2
+    assert list(dict.fromkeys(row["roi"] for row in rows)) == ["V1", "EBA"]
+    for roi in ("V1", "EBA"):
+        voxels = ROIS[roi]
+        weight = [sum(abs(b) for b in beta[c, voxels]) / len(beta[c, voxels]) * deviation[c] for c in range(24)]
+        wanted = sorted(range(24), key=lambda channel: -weight[channel])[:3]
+        mine = [row for row in rows if row["roi"] == roi]
+        assert list(dict.fromkeys(int(row["channel"]) for row in mine)) == wanted
+        for channel in wanted:
+            own = [row for row in mine if int(row["channel"]) == channel]
+            sign = 1 if sum(beta[channel, voxels]) >= 0 else -1
+            best = sorted(((max(sign * mean[image, :, channel]), image) for image in range(12)), reverse=True)[:4]
+            assert [row["image"] for row in own] == [f"photo-{image:03d}" for _, image in best]
+            for row, (drive, image) in zip(own, best, strict=True):
+                patch = int(row["row"]) * 4 + int(row["column"])
+                assert float(row["activation"]) == pytest.approx(sign * drive, abs=1e-4)
+                assert mean[image, patch, channel] == pytest.approx(sign * drive, abs=1e-4)
+                assert float(row["weight"]) == pytest.approx(weight[channel], rel=1e-5)
+    assert np.asarray(Image.open(out / "channels.png")).std() > 5
+
+
+def test_areas_stand_from_early_to_late() -> None:
+    from aligncut_cli.stages.activations.channels import order_regions
+
+    assert order_regions(["EBA", "V4", "FBA", "V1", "OPA", "V3", "V2"]) == ["V1", "V2", "V3", "V4", "EBA", "FBA", "OPA"]
+
+
+def test_an_alignment_that_cannot_say_which_channels_matter_leaves_the_sheet_out_and_says_so(
+    tmp_path: Path, features: Path, figure_ground: Path
+) -> None:
+    rng = np.random.default_rng(3)
+    weights = {name: (range(3), rng.standard_normal((3, 192, 24))) for name in ("tiny", "pair")}
+    older = make_alignment(tmp_path / "o.zarr", weights, rng.standard_normal((24, 40)), {})
+    consensus = make_alignment(tmp_path / "c.zarr", weights, None, {})
+    args = ["activations", features, "-o", tmp_path / "out", "--alignment"]
+    result = aligncut(*args, older)
+    assert result.code == 2
+    assert "nothing says what to compare" in result.err
+    result = aligncut(*args, older, "--masks", figure_ground)
+    assert result.code == 0, result.err
+    assert "no channels.png" in result.err
+    assert not (tmp_path / "out" / "channels.png").exists()
+    result = aligncut(*args, consensus, "--masks", figure_ground, "--overwrite")
+    assert result.code == 3
+    assert "has no readout" in result.err
+    token = ["--token", "photo-004:2,1", "--slot", "tiny:1"]
+    assert aligncut(*args, consensus, *token, "--overwrite").code == 3
+    done("activations", features, "--alignment", consensus, "-o", tmp_path / "t", *token, "--space", "universal")
+
+
+def test_an_interrupted_search_for_patches_goes_on_to_the_same_bytes(
+    tmp_path: Path, features: Path, alignment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from aligncut_cli.stages.activations.channels import DrivingPatches
+
+    monkeypatch.setattr(DrivingPatches, "images_at_once", 3)
+    args = ["activations", features, "--alignment", alignment, "-o"]
+    whole = done(*args, tmp_path / "whole")
+    find, calls = DrivingPatches.find, []
+
+    def stop(self: DrivingPatches, index: int, images: slice) -> None:
+        calls.append(index)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        find(self, index, images)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DrivingPatches, "find", stop)
+        assert aligncut(*args, tmp_path / "out").code == 130
+    done(*args, tmp_path / "out")
+    ours, theirs = array_bytes(tmp_path / "out"), array_bytes(whole)
+    assert len(calls) == 3
+    for name in ("channels.csv", "channels.png"):
+        assert ours[name] == theirs[name], name
 
 
 # features that `align --apply` has mapped before

@@ -1,4 +1,4 @@
-"""The computation of `activations`: figure and ground pooled model by model, and similarity maps token by token.
+"""The computation of `activations`: figure and ground by model, channels by images, similarity maps by token.
 
 Memory is bounded by construction: three blocks of images at a time, one mask, and sums per slot, channel and ROI.
 """
@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from aligncut_cli.console import Console
+from aligncut_cli.errors import UsageError
 from aligncut_cli.masks import MaskSet
 from aligncut_cli.maths.device import resolve_device
 from aligncut_cli.params import ActivationsParams, RunOptions
+from aligncut_cli.stages.activations.channels import DrivingPatches
 from aligncut_cli.stages.activations.figure_ground import Activations, FigureGround
 from aligncut_cli.stages.activations.similarity import TokenSimilarity
 from aligncut_cli.stages.photos import Photos
@@ -27,7 +29,7 @@ PROCESS_BYTES = 700_000_000
 
 
 class ActivationsStage:
-    """One run of the stage: models with masks, and tokens to compare to."""
+    """One run of the stage: models with masks, channels of areas, and tokens to compare to."""
 
     def __init__(
         self,
@@ -45,21 +47,49 @@ class ActivationsStage:
         self.axes, self.alignment = source.axes, Alignment(alignment)
         self.space = FeatureSpace.universal(source, alignment, resolve_device(options.device))
         self.photos = Photos(self.space.features.images(), photos)
-        self.roi_names, rois = self.alignment.stack_rois(with_all=True)
+        self.roi_names: list[str] = []
         self.controls = collect_controls(source, alignment)
         require_tokens(self.axes, source.path)
         self.space.require()
         ids = self.space.features.ids
         self.pooled: FigureGround | None = None
         if masks is not None:
+            self.alignment.require_readout("--masks")
             masks.require(ids)
+            self.roi_names, rois = self.alignment.stack_rois(with_all=True)
             self.pooled = FigureGround(self.space, self.alignment, rois, masks, self.photos, work.scratch, console)
         self.places: list[tuple[str, TokenPlace]] = []
         self.similarity: TokenSimilarity | None = None
         if params.slot is not None:
             slot = self.axes.slot(params.slot)
             self.places = [(text, parse_token(text, ids, self.axes[slot.model])) for text in params.token]
+            if params.space == "brain":
+                self.alignment.require_readout("--space brain")
             self.similarity = TokenSimilarity(self.space, self.alignment, slot, self.photos, params, console)
+        self.channels: DrivingPatches | None = None
+        if params.channels and (masks is not None or not params.token):
+            self.channels = self._open_channels(needed=masks is None)
+
+    def _open_channels(self, *, needed: bool) -> DrivingPatches | None:
+        """Return what finds the patches that drive channels; None where the alignment cannot say which matter.
+
+        needed : whether nothing else was asked for, so that it must
+        """
+        deviation = self.alignment.read_deviation()
+        if deviation is not None and self.alignment.has_readout:
+            found = DrivingPatches(self.space, self.alignment, deviation, self.photos, self.params, self.work.scratch)
+            if found.left_out:
+                self.console.note(f"channels are shown without {', '.join(found.left_out)}: their patches are others")
+            return found
+        why = f"{self.alignment.store.path} does not say how much each channel varies, or has no readout"
+        if needed:
+            raise UsageError(
+                "nothing says what to compare",
+                why=f"{why}, so no channels can be shown.",
+                do="Give --masks DIR, or --token IMAGE:ROW,COL --slot clip:5.",
+            )
+        self.console.note(f"no channels.png: {why}; `align` fits it again")
+        return None
 
     def plan(self) -> Plan:
         """Return the bytes of three blocks of one model's layers, of one image of them, and of the readout."""
@@ -68,9 +98,14 @@ class ActivationsStage:
             per_block[m.name] * m.n_tokens * len(m.layers) * self.space.n_channels_stored(m.name)
             for m in self.axes.models
         )
-        universal, voxels = self.alignment.shape
+        memory = PROCESS_BYTES + 3 * 2 * block + 40 * block // max(per_block.values())
+        if self.alignment.has_readout:
+            universal, voxels = self.alignment.shape
+            memory += 12 * universal * voxels
+        if self.channels is not None:
+            memory = max(memory, PROCESS_BYTES + self.channels.block_bytes)
         return Plan(
-            memory=PROCESS_BYTES + 3 * 2 * block + 40 * block // max(per_block.values()) + 12 * universal * voxels,
+            memory=memory,
             disk=len(self.places) * len(self.photos) * 4 * 400 + 1_000_000,
             notes={"images": len(self.photos), "ROIs": len(self.roi_names)},
         )
@@ -78,8 +113,17 @@ class ActivationsStage:
     def phases(self) -> Sequence[Phase[Any]]:
         """Return the phases in order; without masks or without tokens one of them has no blocks."""
         models: Sequence[ModelAxes] = () if self.pooled is None else self.axes.models
+        blocks: Sequence[slice] = () if self.channels is None else self.channels.blocks
         return [
             Phase("masks", models, self._pool, parallel=True),
+            Phase(
+                "channels",
+                blocks,
+                self._find_patches,
+                unit="images",
+                size=lambda images: int(images.stop - images.start),
+                parallel=True,
+            ),
             Phase("compare", self.places, self._compare, parallel=True),
             single_step("tables", self._write_tables),
         ]
@@ -91,6 +135,11 @@ class ActivationsStage:
         if self.pooled is not None:
             self.pooled.pool(index, model)
 
+    def _find_patches(self, index: int, images: slice, data: None) -> None:
+        self.work.scratch.mkdir(exist_ok=True)
+        if self.channels is not None:
+            self.channels.find(index, images)
+
     def _compare(self, index: int, token: tuple[str, TokenPlace], data: None) -> None:
         self.work.staging.mkdir(exist_ok=True)
         if self.similarity is not None:
@@ -100,6 +149,8 @@ class ActivationsStage:
         self.work.staging.mkdir(exist_ok=True)
         if self.pooled is not None:
             Activations.of(self.pooled, self.roi_names).write(self.work.staging, controls=self.controls)
+        if self.channels is not None:
+            self.channels.write(self.work.staging, controls=self.controls)
 
     # ending
 
@@ -110,8 +161,9 @@ class ActivationsStage:
             found = Activations.of(self.pooled, self.roi_names)
             found.show(self.console, controls=self.controls)
             summary |= found.summary()
+        drawn = set() if self.channels is None else self.channels.drawn()
         if self.similarity is not None:
-            drawn = {image for _, place in self.places for image in self.similarity.shown(place)}
-            self.photos.look_for(drawn)  # another process may have drawn them
-            self.photos.say_missing(self.console)
+            drawn |= {image for _, place in self.places for image in self.similarity.shown(place)}
+        self.photos.look_for(drawn)  # another process may have drawn them
+        self.photos.say_missing(self.console)
         return self.work.finish(models=self.axes.names, summary=summary, controls=self.controls)

@@ -1,4 +1,4 @@
-"""Activations in the brain's space: foreground against background (Fig. 6, 7, 16), and similarity to one token."""
+"""Activations in the brain's space: figure against ground (Fig. 6, 7, 16), channels (Fig. 2), one token to all."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from aligncut_cli.store.provenance import Identity
 from aligncut_cli.store.read import open_store
 from aligncut_cli.store.run import Outcome, Work
 
-VERSION = 1
+VERSION = 2
 
 
 def run(
@@ -31,7 +31,7 @@ def run(
 
     photos : where to look first for photos that have moved
     """
-    if masks is None and not params.token:
+    if masks is None and not params.token and not params.channels:
         raise UsageError("nothing says what to compare", do="Give --masks DIR, or --token IMAGE:ROW,COL --slot clip:5.")
     if bool(params.token) != (params.slot is not None):
         raise UsageError("--token and --slot go together", do="Give both, such as --token cat:6,7 --slot clip:5.")

@@ -22,16 +22,24 @@ from aligncut_cli.stages.activations.columns import (
 from aligncut_cli.stages.blocks import Files, PageBlock, Section, describe_folder, parse_cell
 from aligncut_cli.store.read import Store
 
+CAPTIONS = {
+    "channels": (
+        "Channels that matter for each area",
+        "Patches that drive the top channels of each area most, early areas first. The sign says whether more of a "
+        "channel raises (+) or lowers (-) the area's mean response; patches are those that raise it.",
+    )
+}
+
 
 def describe_activations(store: Store, files: Files) -> list[PageBlock]:
     """Object minus background per slot and ROI as a heat map, both against layer as curves; then what else is there."""
     path = store.path / TABLE
     if not path.exists():
-        return describe_folder(store, files)
+        return describe_folder(store, files, captions=CAPTIONS)
     with path.open(newline="", encoding="utf-8") as stream:
         table = list(csv.DictReader(stream))
     if not table or not {MODEL, LAYER, ROI, *ROWS} <= set(table[0]):
-        return describe_folder(store, files)
+        return describe_folder(store, files, captions=CAPTIONS)
     models, rois = (list(dict.fromkeys(row[name] for row in table)) for name in (MODEL, ROI))
     found = {(row[MODEL], row[LAYER], row[ROI]): row for row in table}
     slots = list(dict.fromkeys((row[MODEL], row[LAYER]) for row in table))
@@ -81,7 +89,7 @@ def describe_activations(store: Store, files: Files) -> list[PageBlock]:
                 "folded": model != models[0],
             }
         )
-    return blocks + describe_folder(store, files, leave_out=PLOTS)
+    return blocks + describe_folder(store, files, leave_out=PLOTS, captions=CAPTIONS)
 
 
 def _round_up(value: float) -> float:

@@ -9,16 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from aligncut_cli.stages.concepts.members import Members
-from aligncut_cli.stages.patches import Centres
+from aligncut_cli.stages.patches import Centres, cut_patch
 from aligncut_cli.stages.photos import Photos
 from aligncut_cli.store.folder import write_csv
-from aligncut_cli.store.nodes import ModelAxes
-from aligncut_cli.viz.concept_plots import mark_patch
-from aligncut_cli.viz.montage import Pixels
 from aligncut_cli.viz.sheet import Row, draw_sheet
-
-CELL = 24
-"""Pixels of a patch's side in a contact sheet; three patches around it are shown with it."""
 
 
 @dataclass(frozen=True, order=True)
@@ -74,7 +68,7 @@ def draw_patches(
             slot = members.slots[patch.slot]
             model = members.source.axes[slot.model]
             row, column = divmod(patch.token, model.grid[1])
-            tiles.append((str(slot), _cut(photos, patch.image, row, column, model)))
+            tiles.append((str(slot), cut_patch(photos, patch.image, row, column, model)))
             inside = patch.distance <= centres.radius**2
             name, distance = photos.id(patch.image), float(np.sqrt(patch.distance))
             table.append([concept, str(slot), name, row, column, distance, int(inside)])
@@ -83,10 +77,3 @@ def draw_patches(
     write_csv(folder / "patches.csv", header, table, controls=controls)
     title = "patches nearest to each concept's centre"
     draw_sheet(sheet, title=title, controls=controls).save(folder / "patches.png")
-
-
-def _cut(photos: Photos, image: int, row: int, column: int, model: ModelAxes) -> Pixels:
-    """Return a patch with what lies around it."""
-    height, width = model.grid
-    photo = photos.read(image, (height * CELL, width * CELL))
-    return mark_patch(photo, row, column, cell=CELL)
