@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
-import struct
+import stat
+import sys
 import warnings
-import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
-from aligncut_cli.errors import BadInput
+from aligncut_cli.errors import AlignCutError, BadInput
 from aligncut_cli.images import inside
+from aligncut_cli.images.names import HEIF_SUFFIXES, IMAGE_SUFFIXES
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -38,7 +41,10 @@ RESAMPLING = {
 }
 """Interpolations by timm's names; all but nearest with antialiasing."""
 
+COMMON_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "MPO")
+
 _ORIENTATION_TAG = 0x0112
+_BITS_PER_SAMPLE_TAG = 258
 _TRANSPOSED = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -49,22 +55,30 @@ _TRANSPOSED = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# What Pillow's readers raise on broken files: they have no common type, and each format has its own ideas.
-_BROKEN_FILE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    EOFError,
-    KeyError,
-    IndexError,
-    OverflowError,
-    RuntimeError,
-    ZeroDivisionError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
+LARGE_PIXELS = 1 << 26
+"""Larger images are reduced by whole factors before anything else is done to them, so that one takes little memory."""
+
+# Comments and profiles beside the pixels, which Pillow bounds at 1 MB, where some cameras and editors write more.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 1 << 26
+
+with contextlib.suppress(ImportError):
+    importlib.import_module("pillow_heif").register_heif_opener()
+
+
+def readable_suffixes() -> frozenset[str]:
+    """Return the suffixes of what is taken from a folder: HEIC only where its reader is installed."""
+    return IMAGE_SUFFIXES | HEIF_SUFFIXES if "pillow_heif" in sys.modules else IMAGE_SUFFIXES
+
+
+def is_picture(path: Path) -> bool:
+    """Return whether a file without a suffix begins like a picture of a usual format."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return False
+        with warnings.catch_warnings(), Image.open(path, formats=COMMON_FORMATS):
+            return True
+    except Exception:
+        return False
 
 
 def image_exists(path: Path) -> bool:
@@ -73,23 +87,49 @@ def image_exists(path: Path) -> bool:
 
 
 def _open_image(path: Path) -> Image.Image:
-    return inside.read_inside(path) if inside.is_inside(path) else Image.open(path)
+    if inside.is_inside(path):
+        return inside.read_inside(path)
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise ValueError("it is a folder, a pipe or a device")
+    return Image.open(path)
 
 
-def check_image(path: Path) -> tuple[int, int]:
-    """Read all of an image, coarsely where its format allows, and return (height, width) as it is meant to be seen."""
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Open an image; whatever Pillow raises on it becomes an error that names it: its formats have no common type."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata; what it cannot read is an error
         try:
             with _open_image(path) as image:
-                width, height = image.size
-                # For JPEG, an eighth of the size costs a fraction of the decoding and still reads every byte.
-                image.draft("RGB", (max(1, width // 8), max(1, height // 8)))
-                _to_rgb(image)
-                turned = _orientation(image) in (5, 6, 7, 8)
-        except _BROKEN_FILE as error:
+                yield image
+        except AlignCutError:
+            raise
+        except Exception as error:
             raise _undecodable(path, error) from error
-    return (width, height) if turned else (height, width)
+
+
+def check_image(path: Path) -> tuple[int, int]:
+    """Read all of an image, coarsely where its format allows, and return (height, width) as it is meant to be seen."""
+    return look_at_image(path)[0]
+
+
+def look_at_image(path: Path) -> tuple[tuple[int, int], bool]:
+    """Return what `check_image` does, and whether the file has several frames or pages, of which the first is taken."""
+    with _opened(path) as image:
+        width, height = image.size
+        # For JPEG, an eighth of the size costs a fraction of the decoding and still reads every byte.
+        image.draft("RGB", (max(1, width // 8), max(1, height // 8)))
+        _to_rgb(image)
+        turned = _orientation(image) in (5, 6, 7, 8)
+        return ((width, height) if turned else (height, width)), _has_frames(image)
+
+
+def _has_frames(image: Image.Image) -> bool:
+    """Return whether more than one picture is inside; a camera's previews (MPO) do not count."""
+    try:
+        return image.format != "MPO" and bool(getattr(image, "is_animated", False))
+    except Exception:  # a broken second frame says nothing about the first
+        return False
 
 
 def decode_image(path: Path, copies: Sequence[tuple[int, int] | Copy]) -> list[Pixels]:
@@ -99,40 +139,51 @@ def decode_image(path: Path, copies: Sequence[tuple[int, int] | Copy]) -> list[P
     returns : for each, (h, w, 3) uint8 RGB; transparency on white
     """
     wanted = [Copy(*copy) for copy in copies]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            with _open_image(path) as image:
-                seen = _to_rgb(image)
-                turn = _TRANSPOSED.get(_orientation(image))
-                if turn is not None:
-                    seen = seen.transpose(turn)
-                return [np.array(seen.resize((w, h), RESAMPLING[how])) for h, w, how in wanted]
-        except _BROKEN_FILE as error:
-            raise _undecodable(path, error) from error
+    with _opened(path) as image:
+        largest = max(max(copy.height, copy.width) for copy in wanted)
+        if image.width * image.height > LARGE_PIXELS:
+            image.draft(None, (2 * largest, 2 * largest))
+        seen = _to_rgb(image, side=largest)
+        turn = _TRANSPOSED.get(_orientation(image))
+        if turn is not None:
+            seen = seen.transpose(turn)
+        return [np.array(seen.resize((w, h), RESAMPLING[how])) for h, w, how in wanted]
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, *, side: int = 1) -> Image.Image:
+    """Load an image and return it in 8-bit RGB; one of more than LARGE_PIXELS with sides of at least twice `side`."""
     image.load()
-    # Pillow reads 16-bit grey PNGs as "I;16", older versions as "I"; elsewhere "I" is 32-bit of any range.
-    if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
+    # "I" is 16-bit grey in PNG and PPM, elsewhere 32-bit of any range; "F" has no range at all.
+    if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
         raise ValueError("it has 32 bits per pixel, and which value is white is not known; save it with 8 or 16 bits")
     if image.mode.startswith("I"):
-        # 16-bit grey: 65535 becomes 255
-        values = np.asarray(image).astype(np.float64) / 257
+        values = np.asarray(image).astype(np.float64) / (_white(image) / 255)
         return Image.fromarray(np.rint(values).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
+    transparent = image.has_transparency_data
+    factor = min(image.size) // (2 * side) if image.width * image.height > LARGE_PIXELS else 1
+    seen = image
+    if factor > 1:
+        if image.mode not in ("L", "RGB", "RGBA", "LA", "CMYK", "YCbCr"):
+            seen = image.convert("RGBA" if transparent else "RGB")
+        seen = seen.reduce(factor)
+    if transparent:
+        layer = seen.convert("RGBA")
         white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, layer).convert("RGB")
-    return image.convert("RGB")
+    return seen.convert("RGB")
+
+
+def _white(image: Image.Image) -> int:
+    """Return the largest value of a grey image of more than 8 bits: TIFF stores 12 bits as they are."""
+    bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE_TAG, (16,))
+    return 4095 if tuple(bits) == (12,) else 65535
 
 
 def _orientation(image: Image.Image) -> int:
     """How a loaded image has yet to be turned; Pillow turns TIFFs itself while it loads them."""
     try:
         return int(image.getexif().get(_ORIENTATION_TAG, 1))
-    except _BROKEN_FILE:  # unreadable metadata says nothing about the pixels
+    except Exception:  # unreadable metadata says nothing about the pixels
         return 1
 
 

@@ -7,12 +7,16 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from aligncut_cli.digests import digest_file
 from aligncut_cli.errors import BadInput
 from aligncut_cli.images import inside
-from aligncut_cli.images.names import IMAGE_SUFFIXES
+from aligncut_cli.images.decode import is_picture, readable_suffixes
+from aligncut_cli.images.folder import is_regular, name_some, walk_files
+from aligncut_cli.images.guard import BLANK, reading, require_file
+from aligncut_cli.images.names import HEIF_SUFFIXES, IMAGE_SUFFIXES, is_safe_name
 
 OnProgress = Callable[[int, int], None]
 
@@ -25,37 +29,47 @@ class ImageFile:
     path: Path
 
 
-def find_images(inputs: Sequence[Path]) -> list[ImageFile]:
+def find_images(
+    inputs: Sequence[Path], *, skip_bad: bool = False, note: Callable[[str], None] | None = None
+) -> list[ImageFile]:
     """List the images of folders (recursively, sorted by id), of list files and given singly (both in their order).
 
-    inputs  : folders, `.txt` files with one path per line (relative to the list; '#' begins a comment), images, or
-              ImageNet-Segmentation's .mat file with photos inside
-    returns : at least one image; ids are unique, relative to the folder or, singly and in lists, the file's stem; where
-              these would collide, the suffix is kept, or the path relative to the folder that all share is taken
+    inputs   : folders, `.txt` files with one path per line (relative to the list; '#' begins a comment), images, or
+               a file with photos inside: ImageNet-Segmentation's .mat, NSD's nsd_stimuli.hdf5
+    skip_bad : keep lines of lists that lead nowhere, for `check_images` to name, and pass folders that are closed
+    note     : called with one line that counts and names what was left out of folders
+    returns  : at least one image; ids are unique, relative to the folder or, singly and in lists, the file's stem;
+               where these would collide, the suffix is kept, or the path relative to the folder that all share is taken
     """
     relative: list[str] = []  # what each is called inside its input, with suffix
     paths: list[Path] = []
+    rest: list[Path] = []
     for given in inputs:
         if given.is_dir():
-            found = _walk_folder(given)
+            found = _list_folder(given, rest, skip_bad=skip_bad)
             names = [path.relative_to(given).as_posix() for path in found]
             order = sorted(range(len(found)), key=_without_suffix(names).__getitem__)
             relative += [names[index] for index in order]
             paths += [found[index] for index in order]
-        elif not given.exists():
+        elif not (given.exists() or inside.has_inside(given)):
             raise BadInput(
                 f"no such file or folder: {given}", do="Give a folder with images, a .txt list of them, or images."
             )
         else:
-            listed = _list_file(given)
+            listed = _list_file(given, skip_bad=skip_bad)
             relative += [path.name for path in listed]
             paths += listed
     if not paths:
         raise BadInput(
             f"no images in {', '.join(map(str, inputs)) or 'nothing'}",
-            why=f"Looked for {' '.join(sorted(IMAGE_SUFFIXES))}, except hidden files.",
+            why=f"Looked for {' '.join(sorted(IMAGE_SUFFIXES))}, except hidden files."
+            + (f" There is {name_some(rest)}." if rest else ""),
             do="Give a folder with images, a .txt list of them, or images of any name one by one.",
         )
+    if rest and note is not None:
+        heic = any(path.suffix.lower() in HEIF_SUFFIXES for path in rest)
+        more = "; HEIC is read once pillow-heif is installed: pip install pillow-heif" if heic else ""
+        note(f"left out {len(rest):,} files that are no images: {name_some(rest)}{more}")
     _refuse_repeats(paths)
     if len(set(relative)) < len(relative):
         whole = [os.path.abspath(path) for path in paths]
@@ -63,7 +77,7 @@ def find_images(inputs: Sequence[Path]) -> list[ImageFile]:
         relative = [Path(os.path.relpath(path, shared)).as_posix() for path in whole]
     files = [ImageFile(*pair) for pair in zip(_without_suffix(relative), paths, strict=True)]
     for file in files:
-        if not file.id.isprintable():  # surrogates, which stand for bytes that are no text, are not printable either
+        if not is_safe_name(file.id):
             raise BadInput(
                 f"the name of an image is no plain text: {os.fsencode(file.path)!r}",
                 why="It is the image's id in every store.",
@@ -72,50 +86,43 @@ def find_images(inputs: Sequence[Path]) -> list[ImageFile]:
     return files
 
 
-def _walk_folder(folder: Path) -> list[Path]:
+def _list_folder(folder: Path, rest: list[Path], *, skip_bad: bool) -> list[Path]:
+    """Return the images of a folder, and add its other files to `rest`; files without suffix are looked into."""
+
+    def pass_by(path: Path, reason: str) -> None:
+        rest.append(path)
+
     found: list[Path] = []
-    seen: set[tuple[int, int]] = set()
-    for parent, folders, names in os.walk(folder, followlinks=True, onerror=_refuse_folder):
-        status = os.stat(parent)
-        if (status.st_dev, status.st_ino) in seen:  # a link back to a folder that was visited
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [
-            Path(parent, name)
-            for name in names
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
-        ]
+    for path in walk_files(folder, on_fault=pass_by if skip_bad else None):
+        suffix = path.suffix.lower()
+        known = suffix in readable_suffixes() or (not suffix[1:].isalpha() and is_picture(path))
+        (found if known and is_regular(path) else rest).append(path)
     return found
 
 
-def _refuse_folder(error: OSError) -> None:
-    raise BadInput(f"cannot look into {error.filename}", why=error.strerror or str(error)) from error
-
-
-def _list_file(path: Path) -> list[Path]:
-    if path.suffix.lower() == inside.SUFFIX:
+def _list_file(path: Path, *, skip_bad: bool) -> list[Path]:
+    if path.suffix.lower() in inside.SUFFIXES and path.is_file():
         return inside.list_inside(path)
-    return _read_list(path) if path.suffix.lower() == ".txt" else [path]
+    return _read_list(path, skip_bad=skip_bad) if path.suffix.lower() == ".txt" else [path]
 
 
-def _read_list(path: Path) -> list[Path]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"cannot read the list of images {path}", why=str(error), do="It is UTF-8 text.") from error
+def _read_list(path: Path, *, skip_bad: bool) -> list[Path]:
+    require_file(path)
+    with reading(path, "a list of images, one path per line in UTF-8"):
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     listed = []
     for number, line in enumerate(lines, 1):
-        text = line.strip()
+        text = line.strip(BLANK)
         if not text or text.startswith("#"):
             continue
-        image = path.parent / text
-        if not image.is_file():
+        image = path.parent / Path(text).expanduser()
+        if "\\" in text and not image.exists():  # a list from Windows
+            image = path.parent / text.replace("\\", "/")
+        if not (skip_bad or image.is_file() or inside.has_inside(image)):
             raise BadInput(
                 f"{path}, line {number}: {'is a folder' if image.is_dir() else 'no such file'}: {text}",
                 why=f"Looked for {image}; paths in a list are relative to the list.",
-                do="Correct the line, or put '#' before it.",
+                do="Correct the line, put '#' before it, or leave such lines out: --skip-bad",
             )
         listed.append(image)
     return listed
@@ -143,18 +150,32 @@ def _without_suffix(names: Sequence[str]) -> list[str]:
     return cut if len(set(cut)) == len(cut) else list(names)
 
 
-def hash_images(files: Sequence[ImageFile], *, progress: OnProgress | None = None) -> list[str]:
-    """SHA-256 of each file's bytes, in order; on threads, since hashing leaves Python's lock."""
+UNREADABLE = "unreadable"
+
+
+def hash_images(files: Sequence[ImageFile], *, skip_bad: bool = False, progress: OnProgress | None = None) -> list[str]:
+    """SHA-256 of each file's bytes, in order; on threads, since hashing leaves Python's lock.
+
+    skip_bad : give a file that cannot be read UNREADABLE, for `check_images` to name, instead of raising
+    """
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         hashes = []
-        for value in pool.map(_hash_file, files):
+        for value in pool.map(partial(_hash_file, skip_bad=skip_bad), files):
             hashes.append(value)
             if progress:
                 progress(len(hashes), len(files))
     return hashes
 
 
-def _hash_file(file: ImageFile) -> str:
-    if inside.is_inside(file.path):
-        return inside.hash_inside(file.path)
-    return digest_file(file.path, what="the image")
+def _hash_file(file: ImageFile, *, skip_bad: bool) -> str:
+    try:
+        if inside.is_inside(file.path):
+            return inside.hash_inside(file.path)
+        require_file(file.path)
+        return digest_file(file.path, what="the image")
+    except BadInput as error:
+        if skip_bad:
+            return UNREADABLE
+        raise BadInput(
+            error.what, why=error.why, do="Replace or remove the file, or leave such files out: --skip-bad"
+        ) from error

@@ -1,4 +1,4 @@
-"""ImageNet-Segmentation's .mat file (Guillaumin et al. 2014): photos, each with a path of its own, and their masks."""
+"""Photos inside one file, each with a path of its own: ImageNet-Segmentation's .mat and NSD's nsd_stimuli.hdf5."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from aligncut_cli.errors import BadInput
+from aligncut_cli.images.guard import reading, require_file, require_memory
 
-SUFFIX = ".mat"
+DOWNLOAD = "Download it again: http://calvin-vision.net/bigstuff/proj-imagenet/data/gtsegs_ijcv.mat"
+MATLAB, HDF5 = ".mat", (".hdf5", ".h5")
+SUFFIXES = (MATLAB, *HDF5)
 
 
 def is_inside(path: Path) -> bool:
     """Return whether a path is that of a photo in a file, not of a file."""
-    return path.parent.suffix.lower() == SUFFIX and path.parent.is_file()
+    return path.parent.suffix.lower() in SUFFIXES and path.parent.is_file()
 
 
 def list_inside(path: Path) -> list[Path]:
@@ -43,9 +46,63 @@ def hash_inside(path: Path) -> str:
 
 
 @lru_cache(maxsize=4)
-def _open(path: Path) -> ImageNetSegFile:
+def _open(path: Path) -> ImageNetSegFile | NsdStimuli:
     """Keep a file open: each process has its own."""
-    return ImageNetSegFile(path)
+    return ImageNetSegFile(path) if path.suffix.lower() == MATLAB else NsdStimuli(path)
+
+
+def open_hdf5(path: Path, what: str, *, do: str) -> Any:
+    """Open an HDF5 file for reading.
+
+    what : the file that was meant, for the message
+    """
+    try:
+        import h5py
+    except ImportError as error:
+        raise BadInput(
+            f"Reading {path} needs h5py, which is not installed.",
+            why=f"{what} is HDF5.",
+            do="pip install 'aligncut[imagenet-seg]'",
+        ) from error
+    require_file(path)
+    with reading(path, f"{what}, which is HDF5", do=do):
+        return h5py.File(path, "r")
+
+
+class NsdStimuli:
+    """`nsd_stimuli.hdf5`: imgBrick (73000, 425, 425, 3) uint8; an image is called by its nsdId from 0, nsd-00028."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        file = open_hdf5(path, "nsd_stimuli.hdf5", do="Fetch it again, whole.")
+        with reading(path, "nsd_stimuli.hdf5"):
+            self._brick = file.get("imgBrick")
+        shape: tuple[int, ...] = tuple(getattr(self._brick, "shape", ()))
+        if len(shape) != 4 or shape[3] != 3 or self._brick.dtype != np.uint8 or 0 in shape:
+            raise BadInput(
+                f"{path} is not laid out like nsd_stimuli.hdf5.",
+                why="There is no imgBrick of uint8 with axes image, height, width and colour.",
+                do="Give a folder of images, a list of them, or NSD's own file.",
+            )
+        require_memory(path, int(np.prod(shape[1:], dtype=object)))
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Return the name of every image."""
+        return tuple(f"nsd-{number:05d}" for number in range(len(self._brick)))
+
+    def find(self, image_id: str) -> str | None:
+        """Look an image up by its name."""
+        digits = image_id.removeprefix("nsd-")
+        known = image_id.startswith("nsd-") and digits.isdecimal() and int(digits) < len(self._brick)
+        return image_id if known else None
+
+    def read_image(self, image_id: str) -> NDArray[np.uint8]:
+        """Read one photo out of the file, (h, w, 3) RGB."""
+        if self.find(image_id) is None:
+            raise BadInput(f"{self.path} holds no image {image_id}.", do="They are called nsd-00000 and so on.")
+        with reading(self.path, f"nsd_stimuli.hdf5: {image_id} is damaged"):
+            return np.asarray(self._brick[int(image_id.removeprefix("nsd-"))])
 
 
 class ImageNetSegFile:
@@ -105,22 +162,8 @@ class ImageNetSegFile:
     @property
     def _file(self) -> Any:
         if self._open_file is None:
-            try:
-                import h5py
-            except ImportError as error:
-                raise BadInput(
-                    f"Reading {self.path} needs h5py, which is not installed.",
-                    why="gtsegs_ijcv.mat is a MATLAB 7.3 file, which is HDF5.",
-                    do="pip install 'aligncut[imagenet-seg]'",
-                ) from error
-            try:
-                self._open_file = h5py.File(self.path, "r")
-            except OSError as error:
-                raise BadInput(
-                    f"Cannot open {self.path} as a MATLAB 7.3 (HDF5) file.",
-                    why=str(error),
-                    do="Give the path of gtsegs_ijcv.mat, downloaded whole.",
-                ) from error
+            do = "Give the path of gtsegs_ijcv.mat, downloaded whole."
+            self._open_file = open_hdf5(self.path, "gtsegs_ijcv.mat", do=do)
         return self._open_file
 
     @cached_property
@@ -141,19 +184,17 @@ class ImageNetSegFile:
 
     def _target(self, reference: Any, name: str) -> Any:
         """Follow a reference to its dataset."""
-        try:
+        with reading(self.path, f"gtsegs_ijcv.mat: {name} does not lead to an array", do=DOWNLOAD):
             found = self._file[reference]
-        except (TypeError, ValueError, KeyError) as error:
-            raise self._malformed(f"{name} does not lead to an array.") from error
         if not hasattr(found, "shape"):
             raise self._malformed(f"{name} is not an array.")
         return found
 
     def _array(self, reference: Any, name: str) -> NDArray[Any]:
-        try:
-            return np.asarray(self._target(reference, name)[...])
-        except OSError as error:  # truncated download
-            raise self._malformed(f"{name} cannot be read: {error}") from error
+        target = self._target(reference, name)
+        require_memory(self.path, target.dtype.itemsize * int(np.prod(target.shape, dtype=object)))
+        with reading(self.path, f"gtsegs_ijcv.mat: {name} is damaged", do=DOWNLOAD):
+            return np.asarray(target[...])
 
     def _read_ids(self) -> tuple[str, ...]:
         n_images = len(self._images)
@@ -173,5 +214,5 @@ class ImageNetSegFile:
         return BadInput(
             f"{self.path} is not laid out like gtsegs_ijcv.mat.",
             why=why,
-            do="Download it again: http://calvin-vision.net/bigstuff/proj-imagenet/data/gtsegs_ijcv.mat",
+            do=DOWNLOAD,
         )

@@ -17,38 +17,50 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from aligncut_cli.errors import BadInput, OutOfResources
-from aligncut_cli.images.decode import Copy, Pixels, check_image, decode_image
+from aligncut_cli.images.decode import Copy, Pixels, decode_image, look_at_image
 from aligncut_cli.images.files import ImageFile, OnProgress
+from aligncut_cli.images.folder import name_some
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 def check_images(
-    files: Sequence[ImageFile], *, workers: int, skip_bad: bool, progress: OnProgress | None = None
+    files: Sequence[ImageFile],
+    *,
+    workers: int,
+    skip_bad: bool,
+    progress: OnProgress | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> tuple[list[ImageFile], list[tuple[int, int]], list[tuple[ImageFile, str]]]:
     """Read every image once, so that a bad one is known before hours are spent.
 
     workers  : processes; 0 reads in this one
     skip_bad : list bad images instead of raising an error that names them
     progress : called with (images read, of how many)
+    note     : called once with the names of images that have several frames or pages, of which the first is taken
     returns  : the good images; their (height, width); the bad ones with the reason
     """
     good: list[ImageFile] = []
     sizes: list[tuple[int, int]] = []
     bad: list[tuple[ImageFile, str]] = []
+    several: list[Path] = []
     with _Pool(workers) as pool:
         results = pool.map_in_order(_check_or_reason, [file.path for file in files], ahead=256)
         for done, (file, result) in enumerate(zip(files, results, strict=True), 1):
             if isinstance(result, str):
                 bad.append((file, result))
             else:
+                size, has_frames = result
                 good.append(file)
-                sizes.append(result)
+                sizes.append(size)
+                several += [file.path] * has_frames
             if progress:
                 progress(done, len(files))
     if bad and (not skip_bad or not good):
         raise _bad_images(bad, len(files))
+    if several and note is not None:
+        note(f"{len(several):,} images have several frames or pages, the first is taken: {name_some(several)}")
     return good, sizes, bad
 
 
@@ -61,9 +73,9 @@ def _bad_images(bad: Sequence[tuple[ImageFile, str]], count: int) -> BadInput:
     )
 
 
-def _check_or_reason(path: Path) -> tuple[int, int] | str:
+def _check_or_reason(path: Path) -> tuple[tuple[int, int], bool] | str:
     try:
-        return check_image(path)
+        return look_at_image(path)
     except BadInput as error:
         return error.what
 

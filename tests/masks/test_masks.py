@@ -316,7 +316,7 @@ class TestImageNetSeg:
 
     def test_other_files_are_bad_input(self, tmp_path):
         (tmp_path / "text.mat").write_text("MATLAB 5.0 MAT-file")
-        with pytest.raises(BadInput, match="Cannot open"):
+        with pytest.raises(BadInput, match="cannot be read as gtsegs_ijcv"):
             open_masks(tmp_path / "text.mat", format="imagenet-seg")
         with h5py.File(tmp_path / "empty.mat", "w") as file:
             file["value/img"] = np.zeros(3)
