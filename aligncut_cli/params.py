@@ -136,6 +136,11 @@ class AlignParams(StageParams):
     repeat: int = knob(1, "With --control: draw it this many times, each time anew.", at_least=1)
     draws: int = knob(1000, "Draws of the bootstrap over test images for the 95 % intervals.", at_least=20)
     drop_nan_voxels: bool = knob(False, "Leave out voxels that have no response to some image.")
+    drop_nan_images: bool = knob(False, "Leave out images without any response, as of a session that is missing.")
+    average_repeats: bool = knob(False, "Average rows that --image-ids gives the same image; always done for NSD.")
+    order: Literal["auto", "name", "path", "natural", "imagefolder", "caseless", "given"] = knob(
+        "auto", "How the images of unnamed rows were sorted; auto refuses where the plausible ways differ."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

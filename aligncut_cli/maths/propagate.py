@@ -23,6 +23,8 @@ _SAMPLE_TILE = {"cpu": 512}
 # Ranks that compression tries, as parts of D, and the sampled rows it is judged on.
 _RANKS = (1 / 8, 1 / 4, 1 / 3, 1 / 2)
 _PROBES = 1024
+# Draws of random signs that the noise floor of the residual check is averaged over: it is known to about a sixth.
+_SIGN_DRAWS = 8
 
 
 def propagate_eigenvectors(
@@ -167,11 +169,14 @@ class ResidualReport:
     """How well carried eigenvectors solve the full graph's problem on the rows checked.
 
     residuals      : (C,) ||S x - lambda x|| / (lambda ||x||) over the rows, lambda the eigenvalue of the sampled graph
+    noise          : (C,) what of it the few rows make: the root mean square residual of exact eigenvectors over draws
+                     of rows; one draw may show twice as much
     eigenvalues    : (C,) Rayleigh quotients of the same rows, an estimate of the full graph's eigenvalues
     n_rows         : rows checked
     """
 
     residuals: NDArray[np.float64]
+    noise: NDArray[np.float64]
     eigenvalues: NDArray[np.float64]
     n_rows: int
 
@@ -183,10 +188,16 @@ class ResidualCheck:
     exactly; those of the others are estimated from the same rows, d_j ~ M / N sum_i A_ij. Nothing depends on the scale
     of x or on the order of the nodes.
 
+    That estimate makes a residual of its own. With d_j (1 + e_j) for d_j it is -1/2 sum_j S_ij x_j e_j to first order,
+    and e_j the mean over the rows k of u_kj = M A_kj / d_j - 1. Its expected square is the mean of
+    (sum_j S_ij x_j (1/N) sum_k s_k u_kj)^2 / 4 over random signs s_k (a wild bootstrap: products of different rows
+    drop out), times N / (N - 1) for the fitted mean and 1 - N / M for drawing without replacement.
+
     unit_rows_checked : (N, D) unit or zero rows of the nodes checked, drawn at random from the M
     carried           : (N, C) their rows of the carried eigenvectors
     eigenvalues       : (C,)
     n_nodes           : M
+    seed              : of the random signs
     """
 
     def __init__(
@@ -196,6 +207,7 @@ class ResidualCheck:
         *,
         eigenvalues: torch.Tensor | NDArray[np.floating],
         n_nodes: int,
+        seed: int,
     ) -> None:
         if len(unit_rows_checked) < 1 or len(unit_rows_checked) != len(carried):
             raise BadInput(f"{len(unit_rows_checked)} rows to check with {len(carried)} rows of eigenvectors")
@@ -203,7 +215,10 @@ class ResidualCheck:
         self._carried = carried.to(torch.float64)
         self._eigenvalues = torch.as_tensor(eigenvalues).to(carried.device, torch.float64)
         self._n_nodes = n_nodes
+        signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(_SIGN_DRAWS, len(carried)))
+        self._signs = torch.from_numpy(signs.astype(np.float32)).to(carried.device)
         self._sums = torch.zeros_like(self._carried)
+        self._noise = self._carried.new_zeros(len(carried), _SIGN_DRAWS, self._carried.shape[1])
         self._degrees = torch.zeros(len(carried), dtype=torch.float64, device=carried.device)
         self._seen = 0
 
@@ -215,10 +230,12 @@ class ResidualCheck:
         """
         for low in range(0, len(block), _TILE):
             tile = affinity_between(self._rows, unit_block[low : low + _TILE].to(torch.float32))
-            degrees = tile.sum(dim=0) * (self._n_nodes / len(self._rows))
-            scaled = block[low : low + _TILE].to(torch.float32) / degrees.sqrt()[:, None]
+            mean = tile.mean(dim=0)
+            scaled = block[low : low + _TILE].to(torch.float32) / (mean * self._n_nodes).sqrt()[:, None]
             self._sums += (tile @ scaled).double()
             self._degrees += tile.sum(dim=1).double()
+            errors = (tile / mean - 1).T @ self._signs.T / len(self._rows)
+            self._noise += (tile @ (errors[:, :, None] * scaled[:, None]).flatten(1)).double().view_as(self._noise)
         self._seen += len(block)
 
     def result(self) -> ResidualReport:
@@ -230,4 +247,11 @@ class ResidualCheck:
         size = x.norm(dim=0)
         residual = (image - x * values).norm(dim=0) / (values.abs() * size)
         rayleigh = (x * image).sum(dim=0) / size**2
-        return ResidualReport(residual.cpu().numpy(), rayleigh.cpu().numpy(), len(x))
+        noise = self._noise_size() / (values.abs() * size)
+        return ResidualReport(residual.cpu().numpy(), noise.cpu().numpy(), rayleigh.cpu().numpy(), len(x))
+
+    def _noise_size(self) -> torch.Tensor:
+        """Return the root of the expected square (C,) of what the estimated degrees add to S x over the rows."""
+        n = len(self._rows)
+        square = (self._noise / self._degrees.sqrt()[:, None, None]).square().sum(dim=0).mean(dim=0) / 4
+        return (square * (1 - n / self._n_nodes) * (n / max(n - 1, 1))).sqrt()

@@ -8,8 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from aligncut_cli.maths.affinity import unit_rows
-
 
 class SlotSimilarity:
     """Mean cosine between slots over all tokens added; slots of different widths have none (NaN).
@@ -21,12 +19,11 @@ class SlotSimilarity:
         self._sums = np.zeros((n_slots, n_slots))
         self._count = 0
 
-    def add(self, tokens: Sequence[torch.Tensor]) -> None:
+    def add(self, units: Sequence[torch.Tensor]) -> None:
         """Add a block of tokens.
 
-        tokens : per slot (n, D_i), row k the same (image, token) in every slot
+        units : per slot (n, D_i) unit or zero rows, row k the same (image, token) in every slot
         """
-        units = [unit_rows(values) for values in tokens]
         for width in {unit.shape[1] for unit in units}:
             same = [i for i, unit in enumerate(units) if unit.shape[1] == width]
             # The sum over tokens of inner products is one product of the slots with tokens and channels flattened.

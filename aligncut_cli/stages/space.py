@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,11 +14,12 @@ from numpy.typing import NDArray
 
 from aligncut_cli.errors import BadInput, UsageError
 from aligncut_cli.maths.affinity import unit_rows
+from aligncut_cli.maths.channel_choice import choose_channels
 from aligncut_cli.maths.finite import all_finite
 from aligncut_cli.maths.products import inner_products
 from aligncut_cli.store.kinds.alignment import Alignment
-from aligncut_cli.store.kinds.features import Features
-from aligncut_cli.store.nodes import Block, NodeAxes, Slot
+from aligncut_cli.store.kinds.features import POOLED, Features
+from aligncut_cli.store.nodes import Block, NodeAxes, Slot, image_slices
 from aligncut_cli.store.read import Store
 
 ROWS_MAPPED_AT_ONCE = 8192
@@ -30,7 +32,8 @@ class FeatureSpace:
     features  : a features store with tokens
     alignment : an alignment store whose maps W are applied (Eq. 1), or None
     device    : where the mapped rows are wanted
-    roi, top_channels : keep only the universal channels that weigh most for this ROI (Fig. 2)
+    roi, top_channels : keep only the universal channels that drive this ROI's predictions most (Fig. 2)
+    centre    : gives a slot's mean token as stored, (channel,), which is subtracted from its rows; None for nothing
     """
 
     features: Features
@@ -38,6 +41,7 @@ class FeatureSpace:
     device: torch.device
     roi: str | None = None
     top_channels: int | None = None
+    centre: Callable[[Slot], NDArray[np.float32]] | None = None
 
     @classmethod
     def of(
@@ -48,10 +52,11 @@ class FeatureSpace:
         *,
         roi: str | None = None,
         top_channels: int | None = None,
+        centre: Callable[[Slot], NDArray[np.float32]] | None = None,
     ) -> FeatureSpace:
         """Return features as they are stored, or mapped by an alignment."""
         mapped = None if alignment is None else Alignment(alignment)
-        return cls(Features(features), mapped, device, roi, top_channels)
+        return cls(Features(features), mapped, device, roi, top_channels, centre)
 
     @classmethod
     def universal(cls, features: Store, alignment: Store, device: torch.device) -> FeatureSpace:
@@ -93,6 +98,12 @@ class FeatureSpace:
             )
         if self.roi is not None and self.alignment is None:
             raise UsageError("--roi needs --alignment", why="An ROI's channels are those of the universal space.")
+
+    @property
+    def comparable(self) -> bool:
+        """Return whether channels mean the same in all models: one space, or one model."""
+        mapped_before = any(item["kind"] == "alignment" for item in self.features.store.record["inputs"])
+        return self.alignment is not None or mapped_before or len(self.axes.names) == 1
 
     @property
     def path(self) -> Path:
@@ -164,6 +175,8 @@ class FeatureSpace:
                     f"the features of {slot}, mapped by {self.alignment.store.path}, exceed the range of float16"
                 )
         values = values.float()
+        if self.centre is not None:
+            values = values - self._mapped_centre(slot)
         if self.channels is not None:
             values = values[:, self.channels]
         return torch.nn.functional.pad(values, (0, self._width - values.shape[1]))
@@ -183,25 +196,65 @@ class FeatureSpace:
             self._weights[slot] = torch.from_numpy(values).to(self.device)
         return self._weights[slot]
 
+    def mean_tokens(self, model: str) -> NDArray[np.float32]:
+        """Return the mean token of a model's slots as stored, (layer, channel).
+
+        It is that of the pooled means where the store has them, which know all tokens; otherwise of the tokens kept.
+        """
+        axes, step = self.axes[model], self.images_per_read()[model]
+        total = np.zeros((len(axes.layers), self.n_channels_stored(model)))
+        for images in image_slices(axes.n_images, step):
+            if self.features.has_pooled(model):
+                pooled = self.features.store.read(POOLED.at(model), (slice(None), images))
+                total += pooled.sum(axis=1, dtype=np.float64)
+                continue
+            for position, layer in enumerate(axes.layers):
+                rows = self.load(Block(Slot(model, layer, position), images))
+                total[position] += rows.sum(axis=0, dtype=np.float64) / axes.n_tokens
+        means = (total / axes.n_images).astype(np.float32)
+        if not np.isfinite(means).all():
+            raise BadInput(f"{self.path}: pooled features of {model} are not finite", do="Extract again.")
+        return means
+
+    def _mapped_centre(self, slot: Slot) -> torch.Tensor:
+        """Return a slot's mean token in the space asked for, (D,) float32; all channels."""
+        if slot not in self._centres and self.centre is not None:
+            mean = torch.from_numpy(self.centre(slot)).to(self.device)
+            self._centres[slot] = mean if self.alignment is None else mean @ self.weight(slot)
+        return self._centres[slot]
+
+    @cached_property
+    def _centres(self) -> dict[Slot, torch.Tensor]:
+        return {}
+
     @cached_property
     def _weights(self) -> dict[Slot, torch.Tensor]:
         return {}
 
     @cached_property
     def channels(self) -> torch.Tensor | None:
-        """Return the universal channels that weigh most for the ROI: mean |beta| over its voxels."""
+        """Return the universal channels that drive the ROI's predictions most, ascending; None for all channels."""
         if self.roi is None or self.alignment is None or self.top_channels is None:
             return None
-        rois = self.alignment.roi_names
-        if self.roi not in rois:
+        alignment = self.alignment
+        alignment.require_readout("--roi")
+        if self.roi not in alignment.roi_names:
             raise UsageError(
-                f"{self.alignment.store.path} has no ROI {self.roi!r}",
-                do=f"It has: {', '.join(rois) or 'none at all'}.",
+                f"{alignment.store.path} has no ROI {self.roi!r}",
+                do=f"It has: {', '.join(alignment.roi_names) or 'none at all'}.",
             )
-        voxels = self.alignment.read_roi(self.roi)
-        readout = np.abs(self.alignment.read_readout()[:, voxels]).mean(axis=1)
-        chosen = np.sort(np.argsort(-readout, kind="stable")[: self.top_channels])
-        return torch.from_numpy(chosen).to(self.device)
+        deviation = alignment.read_deviation()
+        if deviation is None:
+            raise BadInput(
+                f"{alignment.store.path} does not say how much each channel varies, which --roi ranks by",
+                why="It was fitted by an earlier aligncut.",
+                do="Fit it again: aligncut align F.zarr -o A.zarr --responses DIR --overwrite",
+            )
+        voxels = alignment.read_roi(self.roi)
+        if not voxels.any():
+            raise BadInput(f"{alignment.store.path}: no voxel lies in ROI {self.roi!r}", do="Take another --roi.")
+        readout = alignment.read_readout()[:, voxels]
+        return torch.from_numpy(choose_channels(readout, deviation, self.top_channels)).to(self.device)
 
     def _require_alignment(self) -> Alignment:
         if self.alignment is None:

@@ -12,8 +12,11 @@ import scipy.linalg
 import zarr
 from numpy.typing import NDArray
 
+from aligncut_cli.store.kinds.alignment import DEVIATION
 from aligncut_cli.store.read import open_store
 from tests.conftest import TINY, aligncut, array_bytes, done, make_photos
+from tests.planted import write_features
+from tests.stages.made_stores import make_alignment
 
 CARRIED = ["--n-eig", 4, "--n-sample", 150, "--neighbors", 7]
 
@@ -115,6 +118,188 @@ def test_the_check_reports_the_residual_of_full_graph_rows(tmp_path: Path, featu
     report = opened.record["summary"]["check"]["all"]
     assert report["rows"] == len(rows)
     np.testing.assert_allclose(report["residual"], expected, rtol=1e-3)
+    assert report["noise"] == [0.0] * 4
+
+
+def test_an_exact_solution_is_not_far_above_its_noise_floor_and_a_poor_one_is(tmp_path: Path, features: Path) -> None:
+    checks = {}
+    poor = ["--n-sample", 20, "--neighbors", 1, "--search", "flat"]
+    for name, options in (("exact", []), ("poor", poor)):
+        args = ["-o", tmp_path / f"{name}.zarr", "--n-eig", 4, "--check", 100, "--seed", 2]
+        result = aligncut("eigs", features, *args, *options)
+        assert result.code == 0, result.err
+        assert "the check's own noise" in result.err
+        checks[name] = open_store(result.path).record["summary"]["check"]["all"]
+    ratios = {name: np.array(check["residual"]) / check["noise"] for name, check in checks.items()}
+    assert np.sqrt(np.square(ratios["exact"]).mean()) < 2
+    assert ratios["poor"].min() > 3
+
+
+def naive_share(rows: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
+    mean = rows.mean(axis=0)
+    groups = [rows[labels == label] for label in np.unique(labels)]
+    between = sum(len(group) * np.square(group.mean(axis=0) - mean).sum() for group in groups)
+    return between / np.square(rows - mean).sum()
+
+
+@pytest.mark.parametrize("options", [[], ["--orthogonalize"]])
+def test_the_shares_of_slots_and_photos_are_the_naive_ones(tmp_path: Path, features: Path, options: list[str]) -> None:
+    result = aligncut("eigs", features, "-o", tmp_path / "e.zarr", *CARRIED, *options)
+    shares = open_store(result.path).record["summary"]["shares"]["all"]
+    rows = all_rows(result.path, "eigvecs")
+    slots, photos = np.repeat(np.arange(6), 12 * 17), np.tile(np.repeat(np.arange(12), 17), 6)
+    assert shares["slot"] == pytest.approx(naive_share(rows, slots), rel=1e-6)
+    assert shares["photo"] == pytest.approx(naive_share(rows, photos), rel=1e-6)
+    assert f"between: slots {shares['slot']:.3f}, photos {shares['photo']:.3f}" in result.err
+
+
+def test_each_graph_has_shares_of_its_own_and_one_slot_has_none(tmp_path: Path, features: Path) -> None:
+    for group, count in (("model", 3), ("layer", 1)):
+        result = aligncut("eigs", features, "-o", tmp_path / f"{group}.zarr", *CARRIED, "--group", group)
+        opened = open_store(result.path)
+        shares = opened.record["summary"]["shares"]
+        assert list(shares) == opened.record["groups"]
+        for name, rows in zip(shares, np.split(all_rows(result.path, "eigvecs"), len(shares)), strict=True):
+            photos, slots = np.tile(np.repeat(np.arange(12), 17), count), np.repeat(np.arange(count), 12 * 17)
+            assert shares[name]["photo"] == pytest.approx(naive_share(rows, photos), rel=1e-6)
+            expected = None if count == 1 else pytest.approx(naive_share(rows, slots), rel=1e-6)
+            assert shares[name]["slot"] == expected
+        assert f"mean of {6 // count} graphs" in result.err
+
+
+def slot_means(features: Path) -> NDArray[np.float64]:
+    """Mean token of each slot, in a plain loop: (slot, channel)."""
+    opened = open_store(features)
+    return np.stack(
+        [
+            layer.reshape(-1, layer.shape[-1]).astype(np.float64).mean(axis=0)
+            for name in opened.record["models"]
+            for layer in opened.read(f"{name}/tokens")
+        ]
+    )
+
+
+@pytest.mark.parametrize("save", ["both", "tokens"])
+def test_centring_takes_each_slots_mean_token_out_before_the_cosine(tmp_path: Path, photos: Path, save: str) -> None:
+    features = done("extract", photos, "-o", tmp_path / "f.zarr", *TINY, "--save", save, "--workers", 0)
+    output = done("eigs", features, "-o", tmp_path / "e.zarr", "--n-eig", 4, "--centre", "slot")
+    means = slot_means(features)
+    np.testing.assert_allclose(open_store(output).read("tiny/centre"), means, atol=2e-4)
+    rows = all_rows(features, "tokens") - np.repeat(means, 12 * 17, axis=0)
+    values, vectors = dense_solution(rows, 4)
+    np.testing.assert_allclose(open_store(output).read("eigenvalues")[0], values, rtol=1e-4)
+    assert principal_angles(all_rows(output, "eigvecs"), vectors).max() < 1e-2
+
+
+def test_centring_removes_what_slots_differ_by(tmp_path: Path) -> None:
+    """Slots that share their content and differ by their mean only: all of the slots' share goes, the content stays."""
+    rng = np.random.default_rng(0)
+    content = rng.standard_normal((20, 1, 16)) + 0.5 * rng.standard_normal((20, 5, 16))
+    offsets = 3 * rng.standard_normal((4, 1, 1, 16))
+    features = write_features(tmp_path / "f.zarr", {"one": content + offsets}, grid=(2, 2))
+    shares = {}
+    for centre in ("none", "slot"):
+        output = done("eigs", features, "-o", tmp_path / f"{centre}.zarr", "--n-eig", 5, "--centre", centre)
+        shares[centre] = open_store(output).record["summary"]["shares"]["all"]
+    assert shares["none"]["slot"] > 0.5
+    assert shares["slot"]["slot"] < 0.01
+    assert shares["slot"]["photo"] > 0.4
+
+
+def test_aligned_features_are_centred_in_the_space_they_are_mapped_to(tmp_path: Path, features: Path) -> None:
+    rng = np.random.default_rng(1)
+    maps = {name: ([0, 1, 2], rng.standard_normal((3, 192, 10)) / 14) for name in ("tiny", "pair")}
+    alignment = make_alignment(tmp_path / "a.zarr", maps, rng.standard_normal((10, 6)), {})
+    options = ["--n-eig", 4, "--alignment", alignment, "--centre", "slot"]
+    output = done("eigs", features, "-o", tmp_path / "e.zarr", *options)
+    weight = np.concatenate([maps[name][1] for name in ("tiny", "pair")])
+    tokens = all_rows(features, "tokens").reshape(6, -1, 192)
+    mapped = np.einsum("snd,sdu->snu", tokens, weight)
+    values, _ = dense_solution((mapped - mapped.mean(axis=1, keepdims=True)).reshape(-1, 10), 4)
+    np.testing.assert_allclose(open_store(output).read("eigenvalues")[0], values, rtol=1e-3)
+    assert open_store(output).read("tiny/centre").shape == (3, 192)
+
+
+def test_new_images_are_centred_by_the_means_of_the_basis(tmp_path: Path, photos: Path) -> None:
+    features = done("extract", photos, "-o", tmp_path / "f.zarr", *TINY, "--batch-size", 1)
+    base = done("eigs", features, "-o", tmp_path / "e.zarr", *CARRIED, "--search", "flat", "--centre", "slot")
+    subset = done("extract", make_photos(tmp_path / "some", 5), "-o", tmp_path / "g.zarr", *TINY, "--batch-size", 1)
+    extended = done("eigs", subset, "-o", tmp_path / "x.zarr", "--basis", base, "--neighbors", 7, "--search", "flat")
+    ours, theirs = open_store(extended), open_store(base)
+    assert ours.record["params"]["centre"] == "slot"
+    assert np.array_equal(ours.read("tiny/centre"), theirs.read("tiny/centre"))
+    np.testing.assert_allclose(ours.read("tiny/eigvecs"), theirs.read("tiny/eigvecs")[:, :5], atol=1e-5)
+    more = ["--layers", "0-3", "--batch-size", 1]
+    deeper = done("extract", make_photos(tmp_path / "some", 5), "-o", tmp_path / "d.zarr", *TINY, *more)
+    refused = aligncut("eigs", deeper, "-o", tmp_path / "y.zarr", "--basis", base)
+    assert refused.code == 3
+    assert "tiny:3" in refused.err
+
+
+def test_a_graph_over_several_unaligned_models_says_that_they_cannot_be_compared(
+    tmp_path: Path, photos: Path, features: Path
+) -> None:
+    alone = done("extract", photos, "-o", tmp_path / "one.zarr", *TINY, "--workers", 0)
+    rng = np.random.default_rng(1)
+    maps = {name: ([0, 1, 2], rng.standard_normal((3, 192, 10)) / 14) for name in ("tiny", "pair")}
+    alignment = make_alignment(tmp_path / "a.zarr", maps, rng.standard_normal((10, 6)), {})
+    for name, source, options, comparable in (
+        ("all", features, [], False),
+        ("model", features, ["--group", "model"], True),
+        ("aligned", features, ["--alignment", alignment], True),
+        ("alone", alone, [], True),
+    ):
+        result = aligncut("eigs", source, "-o", tmp_path / f"{name}.zarr", *CARRIED, *options)
+        record = open_store(result.path).record
+        assert (record["comparable"], record["summary"]["comparable"]) == (comparable, comparable), name
+        assert ("--group model" in result.err) is not comparable, name
+
+
+def make_region(folder: Path, *, gauge: float = 1.0, deviation: bool = True) -> tuple[Path, Path]:
+    """Features of 12 channels and an alignment in which three channels drive region R, though their beta is small."""
+    rng = np.random.default_rng(3)
+    scale = np.full(12, 0.05)
+    scale[[2, 5, 9]] = 4.0
+    tokens = rng.standard_normal((2, 40, 5, 12)) * scale
+    features = write_features(folder / "f.zarr", {"one": tokens}, grid=(2, 2))
+    beta = rng.standard_normal((12, 8)) * 0.3
+    beta[[0, 3]] *= 5  # large, of channels that hardly vary
+    weight = np.stack([np.eye(12)] * 2)
+    spread = tokens.mean(axis=(0, 2)).std(axis=0)
+    factor = np.where(np.arange(12) == 5, gauge, 1.0)
+    alignment = make_alignment(
+        folder / "a.zarr", {"one": ([0, 1], weight * factor)}, beta / factor[:, None], {"R": np.arange(8) < 6}
+    )
+    if deviation:
+        root = zarr.open_group(alignment, mode="r+")
+        DEVIATION.put(root, (spread * factor).astype(np.float32))
+        zarr.consolidate_metadata(str(alignment))
+    return features, alignment
+
+
+@pytest.mark.filterwarnings("ignore:Consolidated metadata")
+@pytest.mark.parametrize("gauge", [1.0, 0.01, 30.0])
+def test_the_channels_that_drive_a_region_are_chosen_whatever_the_scale_of_a_channel(
+    tmp_path: Path, gauge: float
+) -> None:
+    features, alignment = make_region(tmp_path, gauge=gauge)
+    output = done(
+        *["eigs", features, "-o", tmp_path / "e.zarr", "--alignment", alignment, "--n-eig", 3],
+        *["--roi", "R", "--top-channels", 3],
+    )
+    rows = all_rows(features, "tokens")[:, [2, 5, 9]] * np.where([False, True, False], gauge, 1.0)
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    np.testing.assert_allclose(open_store(output).read("sample/features")[0], unit, atol=2e-3)
+
+
+def test_a_region_of_an_alignment_that_does_not_know_how_channels_vary_is_refused(tmp_path: Path) -> None:
+    features, alignment = make_region(tmp_path, deviation=False)
+    result = aligncut(
+        *["eigs", features, "-o", tmp_path / "e.zarr", "--alignment", alignment, "--n-eig", 3],
+        *["--roi", "R", "--top-channels", 3],
+    )
+    assert result.code == 3
+    assert "aligncut align" in result.err
 
 
 def test_batches_chunks_and_workers_change_rounding_only(tmp_path: Path, photos: Path) -> None:
@@ -166,14 +351,20 @@ def test_farthest_point_samples_cover_the_graph(tmp_path: Path, features: Path) 
     assert far["fps"] < far["uniform"]
 
 
+def replace_tokens(store: Path, values: NDArray[np.floating]) -> None:
+    """Put other values into a store as if they had been extracted, without the checksums of what was there."""
+    group = zarr.open_group(store, mode="r+")
+    group["tiny/tokens"][...] = values.astype(np.float16)
+    group.attrs["aligncut"] = {key: value for key, value in group.attrs["aligncut"].items() if key != "manifest"}
+
+
 def test_one_image_too_few_nodes_and_constant_features(tmp_path: Path) -> None:
     features = done("extract", make_photos(tmp_path / "one", 1), "-o", tmp_path / "f.zarr", *TINY)
     done("eigs", features, "-o", tmp_path / "e.zarr", "--n-eig", 3)
     few = aligncut("eigs", features, "-o", tmp_path / "g.zarr", "--n-eig", 60)
     assert few.code == 3
     assert "--n-eig" in few.err
-    group = zarr.open_group(features, mode="r+")
-    group["tiny/tokens"][...] = np.ones(group["tiny/tokens"].shape, dtype=np.float16)
+    replace_tokens(features, np.ones(open_store(features).read("tiny/tokens").shape))
     constant = done("eigs", features, "-o", tmp_path / "c.zarr", "--n-eig", 3)
     values = open_store(constant).read("eigenvalues")[0]
     np.testing.assert_allclose(values, [1, 0, 0], atol=1e-6)
@@ -201,10 +392,9 @@ def test_a_damaged_chunk_is_named_and_never_used(tmp_path: Path, features: Path,
 def test_features_that_are_not_finite_are_named(tmp_path: Path, features: Path) -> None:
     copy = tmp_path / "f.zarr"
     shutil.copytree(features, copy)
-    group = zarr.open_group(copy, mode="r+")
-    values = group["tiny/tokens"][...]
+    values = open_store(copy).read("tiny/tokens").copy()
     values[1, 3, 2, 5] = np.nan
-    group["tiny/tokens"][...] = values
+    replace_tokens(copy, values)
     result = aligncut("eigs", copy, "-o", tmp_path / "e.zarr", *CARRIED)
     assert result.code == 3
     assert "tiny:1" in result.err

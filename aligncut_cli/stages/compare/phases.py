@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from aligncut_cli.console import Console
 from aligncut_cli.errors import BadInput
 from aligncut_cli.maths.device import resolve_device
 from aligncut_cli.maths.slot_similarity import SlotSimilarity, mean_between_models
+from aligncut_cli.maths.variance_shares import Shares, VarianceShares
 from aligncut_cli.params import CompareParams, RunOptions
 from aligncut_cli.stages.space import FeatureSpace
 from aligncut_cli.store.folder import write_csv
@@ -24,6 +26,7 @@ from aligncut_cli.viz.matrices import draw_similarity
 
 PROCESS_BYTES = 700_000_000
 BLOCK_BYTES = 400_000_000
+SHARES_HEADER = ("space", "slot", "photo", "control")
 
 
 class CompareStage:
@@ -90,42 +93,68 @@ class CompareStage:
         return [single_step("compare", self._compare)]
 
     def _compare(self) -> None:
-        """Pass over the tokens, write tables and picture, and keep the means for the record."""
+        """Pass over the tokens, write tables and picture, and keep the figures for the record."""
         sums = {name: SlotSimilarity(len(self.slots)) for name in self.spaces}
+        n_tokens = np.full(len(self.slots), self.axes.models[0].n_tokens)
+        spread = {name: VarianceShares(n_tokens) for name, space in self.spaces.items() if self._has_one_width(space)}
         with self.console.progress("compare", self.n_images, unit="images") as progress:
             for images, values in load_ahead(list(image_slices(self.n_images, self.step)), self._load):
                 for name, space in self.spaces.items():
-                    rows = [space.map_rows(v, slot) for slot, v in zip(self.slots, values, strict=True)]
+                    rows = [space.unit_rows(v, slot) for slot, v in zip(self.slots, values, strict=True)]
                     own = [r[:, : space.own_width(s.model)] for s, r in zip(self.slots, rows, strict=True)]
                     sums[name].add(own)
+                    if name in spread:
+                        spread[name].add(*self._sum_by_image(own))
                 progress.advance(images.stop - images.start)
         matrices = {name: total.result() for name, total in sums.items()}
-        self._write(matrices)
+        shares = {name: spread[name].result() if name in spread else Shares(None, None) for name in self.spaces}
+        self._write(matrices, shares)
         models = [slot.model for slot in self.slots]
         means = {name: mean_between_models(matrix, models) for name, matrix in matrices.items()}
-        write_json(self.work.wip / "between_models.json", means)
+        found = {"between_models": means, "shares": {name: both.as_record() for name, both in shares.items()}}
+        write_json(self.work.wip / "found.json", found)
+
+    def _has_one_width(self, space: FeatureSpace) -> bool:
+        """Return whether all slots have rows of one width; otherwise they have no common mean."""
+        return len({space.own_width(name) for name in self.axes.names}) == 1
+
+    def _sum_by_image(self, units: Sequence[torch.Tensor]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the sums over the tokens of every image, (slot, image, D), and the sums of their squares."""
+        n_tokens = self.axes.models[0].n_tokens
+        images = [rows.view(-1, n_tokens, rows.shape[1]) for rows in units]
+        sums = torch.stack([rows.sum(dim=1, dtype=torch.float64) for rows in images])
+        squares = torch.stack([rows.norm(dim=2).double().square().sum(dim=1) for rows in images])
+        return sums.cpu().numpy(), squares.cpu().numpy()
 
     def _load(self, images: slice) -> list[NDArray[np.float16]]:
         return [self.source.load(Block(slot, images)) for slot in self.slots]
 
-    def _write(self, matrices: dict[str, NDArray[np.float64]]) -> None:
-        """Write a table of each (slot, slot) matrix, and a picture of all."""
+    def _write(self, matrices: dict[str, NDArray[np.float64]], shares: dict[str, Shares]) -> None:
+        """Write a table of each (slot, slot) matrix, a picture of all, and a table of the shares of variance."""
         folder, labels = self.work.staging, [str(slot) for slot in self.slots]
         for name, matrix in matrices.items():
             table = [[label, *map(_round, row)] for label, row in zip(labels, matrix, strict=True)]
             header = ["slot", *labels]
             write_csv(folder / f"similarity-{name}.csv", header, table, controls=self.own_controls[name])
+        lines = [
+            [name, *map(_round, both.as_record().values()), "; ".join(self.own_controls[name])]
+            for name, both in shares.items()
+        ]
+        write_csv(folder / "shares.csv", SHARES_HEADER, lines, controls=[])  # a control is said of its own line only
         draw_similarity(folder / "similarity.png", matrices, labels, controls=self.controls)
 
     def finish(self) -> Outcome:
         """Give the folder its name, and say how alike the models are."""
-        means = json.loads((self.work.wip / "between_models.json").read_text(encoding="utf-8"))
-        for name, mean in means.items():
+        found = json.loads((self.work.wip / "found.json").read_text(encoding="utf-8"))
+        for name, mean in found["between_models"].items():
             text = "not defined" if mean is None else f"{mean:.3f}"
-            self.console.note(f"mean cosine of the same token between models, {name} alignment: {text}")
-        summary = {"between_models": means, "images": self.n_images}
+            self.console.note(
+                f"{name} alignment: mean cosine of the same token between models {text}; "
+                f"share of the tokens' variance that lies between: {Shares(**found['shares'][name]).describe()}"
+            )
+        summary = {**found, "images": self.n_images}
         return self.work.finish(models=self.axes.names, summary=summary, controls=self.controls)
 
 
-def _round(cosine: float) -> str | None:
-    return f"{cosine:.6f}" if np.isfinite(cosine) else None
+def _round(value: float | None) -> str | None:
+    return f"{value:.6f}" if value is not None and np.isfinite(value) else None

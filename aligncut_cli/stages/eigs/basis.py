@@ -14,7 +14,7 @@ from aligncut_cli.store.read import Store
 if TYPE_CHECKING:
     from aligncut_cli.store.write import Writer
 
-PARAMS = ("group", "n_eig", "n_sample", "sample", "roi", "top_channels", "orthogonalize")
+PARAMS = ("group", "n_eig", "n_sample", "sample", "roi", "top_channels", "orthogonalize", "centre")
 
 
 def take_params(params: EigsParams, base: Store, aligned: Store | None) -> EigsParams:
@@ -26,7 +26,8 @@ def take_params(params: EigsParams, base: Store, aligned: Store | None) -> EigsP
             f"{base.path} was made {'with' if before else 'without'} an alignment, and this run is not alike",
             do=f"Give --alignment {before[0]['path']}" if before else "Leave out --alignment.",
         )
-    return replace(params, **{name: recorded[name] for name in PARAMS})
+    # What a basis of an earlier version does not record, it was made with the default of.
+    return replace(params, **{name: recorded.get(name, getattr(EigsParams(), name)) for name in PARAMS})
 
 
 def find_groups(base: Eigs, titles: Sequence[str]) -> list[int]:

@@ -12,20 +12,24 @@ import torch
 from numpy.typing import NDArray
 
 from aligncut_cli.console import Console
-from aligncut_cli.errors import BadInput, OutOfResources
+from aligncut_cli.errors import OutOfResources
 from aligncut_cli.maths.device import free_memory, resolve_device
 from aligncut_cli.maths.eigensolve import estimate_solver_memory, solve_normalized_cut
 from aligncut_cli.maths.neighbours import choose_search
-from aligncut_cli.maths.propagate import ResidualCheck, gram, orthogonalizer
+from aligncut_cli.maths.propagate import gram, orthogonalizer
+from aligncut_cli.maths.variance_shares import mean_shares
 from aligncut_cli.params import EigsParams, RunOptions
 from aligncut_cli.stages.eigs.basis import copy_solution, find_groups
 from aligncut_cli.stages.eigs.carry import EXTENSIONS, Extension, SolvedSample
-from aligncut_cli.stages.eigs.sample import FPS_POOL, gather_unit_rows, sample_graph
-from aligncut_cli.stages.sample import choose_nodes
+from aligncut_cli.stages.eigs.check import check_residual
+from aligncut_cli.stages.eigs.layout import Layout
+from aligncut_cli.stages.eigs.sample import FPS_POOL, sample_graph
+from aligncut_cli.stages.eigs.shares import create_sums, measure_shares, write_sums
 from aligncut_cli.stages.space import FeatureSpace
 from aligncut_cli.store.kinds.base import create_node_arrays, put_images
 from aligncut_cli.store.kinds.eigs import (
     CARRIED,
+    CENTRE,
     EIGENVALUES,
     EIGVECS,
     GRAM,
@@ -38,56 +42,17 @@ from aligncut_cli.store.kinds.eigs import (
     SOLVED,
     Eigs,
 )
-from aligncut_cli.store.nodes import Block, Slot, images_per_chunk
-from aligncut_cli.store.phases import Phase, load_ahead, node_phase, single_step
+from aligncut_cli.store.nodes import Block, ModelAxes, Slot
+from aligncut_cli.store.phases import Phase, node_phase, single_step
 from aligncut_cli.store.read import Store, collect_controls
 from aligncut_cli.store.run import Outcome, Plan, Work, memory_limit, write_json
 from aligncut_cli.store.write import Writer, create_group
 
 PROCESS_BYTES = 700_000_000  # python with torch, zarr and faiss loaded
-BLOCK_BYTES = 1_000_000
-
-
-class Layout:
-    """What is cut into what: graphs, the size of their samples, and blocks of nodes.
-
-    groups   : (name, slots) of each graph
-    sizes    : nodes of each graph
-    n_sample : m, the same for every graph, so that the sample is one array
-    dim      : channels of the rows, D
-    blocks   : each one chunk of the output and whole chunks of the input; `group_of` says whose each is
-    """
-
-    def __init__(self, space: FeatureSpace, base: Eigs | None, params: EigsParams) -> None:
-        self.axes = space.axes
-        self.groups: list[tuple[str, list[Slot]]] = self.axes.groups(params.group)
-        self.sizes = [self.axes.n_group_nodes(slots) for _, slots in self.groups]
-        self.dim = space.width(comparable=params.group == "all")
-        self.n_eig = params.n_eig
-        self.n_sample = min(params.n_sample, *self.sizes) if base is None else base.n_sample
-        if base is None and self.n_sample < params.n_eig:
-            raise BadInput(
-                f"a graph of {self.n_sample} sampled nodes has no {params.n_eig} eigenvectors",
-                do="Ask for fewer with --n-eig, or sample more with --n-sample.",
-            )
-        self.exact = [base is None and size == self.n_sample for size in self.sizes]
-        self.images_per_block = {
-            name: max(read, self._images_per_chunk(name)) for name, read in space.images_per_read().items()
-        }
-        self.blocks, self.group_of = self.axes.group_blocks(self.groups, self.images_per_block)
-
-    def _images_per_chunk(self, model: str) -> int:
-        axes = self.axes[model]
-        return images_per_chunk(axes.n_tokens * self.n_eig * 4, axes.n_images, target=BLOCK_BYTES)
-
-    @property
-    def names(self) -> list[str]:
-        """Return the names of the graphs."""
-        return [name for name, _ in self.groups]
-
-    def blocks_of(self, group: int) -> list[Block]:
-        """Return the blocks of one graph."""
-        return [block for block, at in zip(self.blocks, self.group_of, strict=True) if at == group]
+INCOMPARABLE = (
+    "one graph was cut over several models without an alignment: their channels do not mean the same, so likeness "
+    "between models, and like colours, mean nothing. Give --alignment, or cut each model alone: --group model"
+)
 
 
 class EigsStage:
@@ -107,8 +72,16 @@ class EigsStage:
         self.controls = collect_controls(source, alignment, base)
         self.device = resolve_device(options.device)
         self.base = None if base is None else Eigs(base)
-        self.space = FeatureSpace.of(source, alignment, self.device, roi=params.roi, top_channels=params.top_channels)
+        self.space = FeatureSpace.of(
+            source,
+            alignment,
+            self.device,
+            roi=params.roi,
+            top_channels=params.top_channels,
+            centre=self._read_centre if params.centre == "slot" else None,
+        )
         self.space.require()
+        self.comparable = params.group != "all" or self.space.comparable
         self.axes = self.space.axes
         self.layout = Layout(self.space, self.base, params)
         if self.base is not None:
@@ -128,6 +101,7 @@ class EigsStage:
         groups, blocks = range(len(self.layout.groups)), self.layout.blocks
         phases: list[Phase[Any]] = [
             single_step("create", self._create),
+            *([Phase("centre", self.axes.models, self._centre)] if self.params.centre == "slot" else ()),
             single_step("sample", self._sample),
             Phase("solve", groups, self._solve, parallel=True),
             node_phase("carry", self.axes, blocks, load=self.space.load, compute=self._carry),
@@ -195,10 +169,23 @@ class EigsStage:
             array.create(root, sizes)
         put_images(root, self.space.features.images(), {})
         create_node_arrays(root, self.axes, [EIGVECS], sizes, images_per_block=layout.images_per_block)
+        if self.params.centre == "slot":
+            for model in self.axes.models:
+                own = {"layer": len(model.layers), "channel": self.space.n_channels_stored(model.name)}
+                CENTRE.create(root, own, model.name)
+        scratch = create_group(self.work.scratch)
+        create_sums(scratch, self.axes, sizes, images_per_block=layout.images_per_block)
         if self.params.orthogonalize:
-            scratch = create_group(self.work.scratch)
             create_node_arrays(scratch, self.axes, [CARRIED], sizes, images_per_block=layout.images_per_block)
             GRAM.create(scratch, sizes)
+
+    def _centre(self, index: int, model: ModelAxes, data: None) -> None:
+        """Measure the mean token of a model's slots, or take those of the basis."""
+        means = self.space.mean_tokens(model.name) if self.base is None else self.base.read_centre(model)
+        self.writer.write(CENTRE.at(model.name), ..., means)
+
+    def _read_centre(self, slot: Slot) -> NDArray[np.float32]:
+        return self.writer.read(CENTRE.at(slot.model), slot.position)
 
     def _sample(self) -> None:
         """Choose the sampled nodes of every graph and keep their unit features, so that the store stands alone."""
@@ -257,7 +244,11 @@ class EigsStage:
             self.scratch.write(CARRIED.at(block.slot.model), block.select(), values)
             self.scratch.write(GRAM.at(), index, gram(carried))
         else:
-            self.writer.write(EIGVECS.at(block.slot.model), block.select(), values)
+            self._write_final(block, values)
+
+    def _write_final(self, block: Block, values: NDArray[np.float32]) -> None:
+        self.writer.write(EIGVECS.at(block.slot.model), block.select(), values)
+        write_sums(self.scratch, block, values)
 
     def _look_up(self, group: int, block: Block) -> torch.Tensor:
         """Return the eigenvectors of a block of a graph whose nodes are all sampled."""
@@ -307,44 +298,24 @@ class EigsStage:
     def _orthogonalize(self, index: int, block: Block, values: NDArray[np.float32]) -> None:
         transform = self._transforms[self.layout.group_of[index]]
         rotated = (values.astype(np.float64) @ transform).astype(np.float32)
-        self.writer.write(EIGVECS.at(block.slot.model), block.select(), rotated)
+        self._write_final(block, rotated)
 
     def _check(self, index: int, group: int, data: None) -> None:
         """Measure the residual of random rows of the full graph, against all its nodes."""
         name, slots = self.layout.groups[group]
-        n_nodes = self.layout.sizes[group]
-        nodes = choose_nodes(
-            self.space.features, slots, min(self.params.check, n_nodes), seed=self.params.seed, purpose="check"
+        report = check_residual(
+            self.space,
+            self.writer,
+            slots,
+            self.layout.blocks_of(group),
+            eigenvalues=self.writer.read(EIGENVALUES.at(), group),
+            dim=self.layout.dim,
+            n_rows=self.params.check,
+            seed=self.params.seed,
+            console=self.console,
+            label=f"check {name}",
         )
-        label = f"check {name}"
-        unit = gather_unit_rows(self.space, slots, nodes, dim=self.layout.dim, console=self.console, label=label)
-        rows = torch.from_numpy(unit).to(self.device)
-        carried = torch.from_numpy(self._carried_rows(slots, nodes)).to(self.device)
-        values = self.writer.read(EIGENVALUES.at(), group)
-        check = ResidualCheck(rows, carried, eigenvalues=values, n_nodes=n_nodes)
-        with self.console.progress(label, n_nodes, unit="nodes") as progress:
-            for block, features in load_ahead(self.layout.blocks_of(group), self.space.load):
-                eigvecs = self.writer.read(EIGVECS.at(block.slot.model), block.select())
-                flat = torch.from_numpy(eigvecs.reshape(-1, self.params.n_eig)).to(self.device)
-                check.add(self.space.unit_rows(features, block.slot), flat)
-                progress.advance(len(flat))
-        report = check.result()
-        result = {
-            "rows": report.n_rows,
-            "residual": report.residuals.tolist(),
-            "rayleigh": report.eigenvalues.tolist(),
-        }
-        write_json(self.work.wip / f"check-{group}.json", result)
-
-    def _carried_rows(self, slots: list[Slot], nodes: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return the written eigenvectors of some nodes."""
-        parts = []
-        for slot in slots:
-            places = self.axes.locate(nodes, slot)
-            if len(places):
-                values = self.writer.read(EIGVECS.at(slot.model), (slot.position,))
-                parts.append(values[places[:, 0], places[:, 1]])
-        return np.concatenate(parts)
+        write_json(self.work.wip / f"check-{group}.json", report)
 
     # ending
 
@@ -360,6 +331,11 @@ class EigsStage:
             "extend": "none" if exact else self.params.extend,
             "largest_residual": float(residual.max()),
             "eigenvalues": values[0].tolist() if len(values) == 1 else None,
+            "comparable": self.comparable,
+            "shares": {
+                name: measure_shares(self.scratch, self.axes, slots, self.layout.images_per_block).as_record()
+                for name, slots in self.layout.groups
+            },
         }
         if not exact and self.params.extend == "knn":
             summary["search"] = json.loads((self.work.wip / "search.json").read_text())
@@ -369,7 +345,11 @@ class EigsStage:
                 for group, name in enumerate(self.layout.names)
             }
         outcome = self.work.finish(
-            models=self.axes.names, summary=summary, groups=self.layout.names, controls=self.controls
+            models=self.axes.names,
+            summary=summary,
+            groups=self.layout.names,
+            controls=self.controls,
+            comparable=self.comparable,
         )
         self._say(summary)
         return outcome
@@ -380,6 +360,12 @@ class EigsStage:
             f"{' (exact)' if summary['exact'] else ''}, {self.params.n_eig} eigenvectors, "
             f"largest residual {summary['largest_residual']:.1e}"
         )
+        shares = mean_shares(summary["shares"].values())
+        graphs = f", mean of {len(summary['shares'])} graphs" if len(summary["shares"]) > 1 else ""
+        self.console.note(f"share of the embedding's variance that lies between: {shares.describe()}{graphs}")
         for name, check in summary.get("check", {}).items():
-            worst = ", ".join(f"{value:.3f}" for value in check["residual"])
-            self.console.note(f"check {name}: relative residual of {check['rows']} full-graph rows: {worst}")
+            residual, noise = (", ".join(f"{value:.3f}" for value in check[key]) for key in ("residual", "noise"))
+            self.console.note(f"check {name}: relative residual of {check['rows']} full-graph rows: {residual}")
+            self.console.note(f"check {name}: the check's own noise, which an exact solution shows as well: {noise}")
+        if not self.comparable:
+            self.console.warn(INCOMPARABLE)
