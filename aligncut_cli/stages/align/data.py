@@ -67,7 +67,14 @@ class AlignmentData:
     def __init__(self, features: Features, responses: Responses, params: AlignParams) -> None:
         self.features, self.responses, self.params = features, responses, params
         self.models = features.axes.models
-        self.joined = join_images(features.ids, responses.ids, n_responses=responses.shape[0])
+        self.joined = join_images(
+            features.ids,
+            responses.ids,
+            n_responses=responses.shape[0],
+            paths=[str(path) for path in features.images()["path"]],
+            order=None if params.order == "auto" else params.order,
+            usable=responses.usable,
+        )
         self.splits = self._split()
         for model in self.models:
             self._require(model.name)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from aligncut_cli.brain.join import suspect_pairing
 from aligncut_cli.brain.responses import load_responses
 from aligncut_cli.console import Console
 from aligncut_cli.maths.alignment_fit import AlignmentFit, FitSettings, restore_units
@@ -76,8 +77,11 @@ class AlignStage:
             rois=paths.rois,
             noise_ceiling=paths.noise_ceiling,
             drop_nan_voxels=params.drop_nan_voxels,
+            drop_nan_images=params.drop_nan_images,
+            average_repeats=params.average_repeats,
         )
         self.data = AlignmentData(Features(source), self.responses, params)
+        console.note(self.data.joined.describe())
         self.jobs = list_jobs(params)
         self.n_runs = len({job.run for job in self.jobs})
         self.writer = Writer(work.staging)
@@ -253,18 +257,22 @@ class AlignStage:
             own = scores if run == 0 else score_run(self._load_predictions(run))
             self.writer.write(SEED_R2.at(), run, own["r2"])
             self.writer.write(SEED_R.at(), run, own["r"])
+        doubt = None if self.controls else suspect_pairing(scores["ridge_r"], len(main.measured))
         summary = self._summarize(main)
         fits = [json.loads((self.work.wip / f"fit-{job.number}.json").read_text()) for job in self.jobs]
         outcome = self.work.finish(
             models=self.data.features.axes.names,
             summary=summary,
             controls=self.controls,
-            responses=dict(self.responses.record) | {"synthetic": self.synthetic},
+            responses=dict(self.responses.record)
+            | {"synthetic": self.synthetic, "pairing": {**self.data.joined.record, "suspected": doubt is not None}},
             fits=fits,
             slot_rois=[EVERY_VOXEL, *(name for name, mask in self.responses.rois.items() if mask.any())],
         )
         for line in format_scores(summary, self.controls):
             self.console.note(line)
+        if doubt is not None:
+            self.console.warn(f"{doubt} {self.data.joined.describe()}")
         return outcome
 
     def _summarize(self, main: Predictions) -> dict[str, Any]:
