@@ -343,6 +343,7 @@ def align(
         Path | None,
         typer.Option("--noise-ceiling", metavar="NPY", help="Explainable share of each voxel's variance, 0 to 1."),
     ] = None,
+    figures: FIGURES = None,
     *,
     params: AlignParams,
     options: RunOptions,
@@ -372,7 +373,7 @@ def align(
     if responses is None:
         raise UsageError("align needs --responses to fit, or --apply to map", do="Give one of them.")
     paths = ResponsePaths(responses, image_ids, rois, noise_ceiling)
-    return run_align(source, paths, params, options, console)
+    return run_align(source, paths, params, options, console, figures=figures)
 
 
 @app.command(rich_help_panel="Stages")
@@ -620,13 +621,9 @@ def inspect(
     Its parameters make another like it: [bold]aligncut inspect e.zarr --params > run.toml[/bold]
     """
     from aligncut_cli.stages.inspect.run import as_text, describe, params_as_toml
-    from aligncut_cli.stages.inspect.verify import verify_output
 
-    path = read_piped_path(store)
-    found = describe(path)
     console = Console(quiet=options.quiet, verbose=options.verbose)
-    if verify:
-        found["verified"] = verify_output(path, console)
+    found = describe(read_piped_path(store), verify=console if verify else None)
     if as_params:
         console.result(params_as_toml(found))
     elif options.json:

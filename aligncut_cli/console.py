@@ -4,17 +4,73 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TextIO
 
 from aligncut_cli.errors import AlignCutError
 
 HEARTBEAT_SECONDS = 30.0
+CONTROL_CODES = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+CONTROL_CODES |= {code: f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x2028, 0x2029)}
+"""What would steer a terminal or turn the reading direction, and how it is shown instead."""
+
+
+def escape(text: str) -> str:
+    """Return text with control codes written out, so that no name can steer the terminal."""
+    return text.translate(CONTROL_CODES)
+
+
+def prepare_streams() -> None:
+    """Make standard streams safe to write to: closed ones lead nowhere, and no letter is refused.
+
+    A closed descriptor is opened again, because the next file to be opened would get its number, and with it all that
+    libraries print. Paths are bytes, so stdin and stdout pass them on as they are, whatever the terminal's encoding.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            while os.open(os.devnull, os.O_RDWR) < number:
+                pass
+    for name in ("stdin", "stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8"))  # noqa: SIM115
+        elif name == "stderr" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(encoding=sys.getfilesystemencoding(), errors="surrogateescape")
+
+
+def write(stream: TextIO, text: str) -> bool:
+    """Write and flush; return False where nobody reads that stream any more, which is no reason to stop working."""
+    try:
+        stream.write(text)
+        stream.flush()
+    except (OSError, ValueError):
+        _silence(stream)
+        return False
+    return True
+
+
+def flush_streams() -> None:
+    """Flush what is left to say at the end of the process, so that Python's own flush has nothing to complain of."""
+    for stream in (sys.stdout, sys.stderr):
+        write(stream, "")
+
+
+def _silence(stream: TextIO) -> None:
+    """Let a broken stream lead nowhere from here on; its buffer goes with it."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 @dataclass
@@ -63,7 +119,10 @@ class Console:
     def note(self, text: str) -> None:
         """Say something about the work."""
         if not self.quiet:
-            print(text, file=sys.stderr, flush=True)
+            self._say(text)
+
+    def _say(self, text: str) -> None:
+        write(sys.stderr, escape(text) + "\n")
 
     def detail(self, text: str) -> None:
         """Say something that only -v asks for."""
@@ -72,12 +131,12 @@ class Console:
 
     def warn(self, text: str) -> None:
         """Say something that the reader should not miss, even with -q."""
-        print(f"warning: {text}", file=sys.stderr, flush=True)
+        self._say(f"warning: {text}")
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[object]], *, title: str = "") -> None:
         """Show a table; numbers are right-aligned."""
         if not self.quiet:
-            print(format_table(header, rows, title=title), file=sys.stderr, flush=True)
+            self._say(format_table(header, rows, title=title))
 
     @contextlib.contextmanager
     def progress(self, label: str, total: int, *, unit: str, done: int = 0) -> Iterator[Progress]:
@@ -120,9 +179,9 @@ class Console:
             yield
 
     def result(self, text: str) -> None:
-        """Print the command's result, the only thing that goes to stdout."""
-        sys.stdout.write(text + "\n")
-        sys.stdout.flush()
+        """Print the command's result, the only thing that goes to stdout; where that fails the work is still done."""
+        if not write(sys.stdout, text + "\n"):
+            self.warn("the result could not be printed: standard output is closed or full")
 
     def result_json(self, value: Any) -> None:
         """Print the command's result as JSON."""
@@ -131,15 +190,12 @@ class Console:
     def error(self, error: BaseException) -> None:
         """Say what went wrong and what to do; the traceback only with -v."""
         if self.verbose:
-            traceback.print_exception(error, file=sys.stderr)
+            self._say("".join(traceback.format_exception(error)))
         if isinstance(error, AlignCutError):
-            notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", []))
-            print(f"error: {error}{notes}", file=sys.stderr, flush=True)
+            self._say("\n".join([f"error: {error}", *getattr(error, "__notes__", [])]))
         else:
-            print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
-            print(
-                "This is a bug in aligncut. Run the command again with -v and report what it prints.", file=sys.stderr
-            )
+            self._say(f"error: {type(error).__name__}: {error}")
+            self._say("This is a bug in aligncut. Run the command again with -v and report what it prints.")
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from aligncut_cli.errors import BadInput
+from aligncut_cli.store.files import list_files
 from aligncut_cli.store.provenance import FOLDER_RECORD
 from aligncut_cli.store.read import Store
 
@@ -98,7 +99,8 @@ def describe_folder(
     captions         : title and text by the title that a picture's name gives
     """
     blocks: list[PageBlock] = []
-    found = sorted(path for path in store.path.rglob("*") if path.is_file() and path.name != FOLDER_RECORD)
+    names = [name for name, ordinary in list_files(store.path).items() if ordinary]  # what a link leads to is not shown
+    found = sorted(store.path / name for name in names if Path(name).name != FOLDER_RECORD)
     squares: list[Square] = []
     for path in (p for p in found if p.suffix.lower() == ".csv"):
         title = _title(path, store)

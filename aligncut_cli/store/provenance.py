@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +11,9 @@ from typing import Any
 import aligncut_cli
 from aligncut_cli.digests import digest_of
 from aligncut_cli.errors import BadInput
+from aligncut_cli.store.validate import AGAIN, SCHEMA, check_record, read_json
 
-SCHEMA = 1
+STORE_RECORD = "zarr.json"
 FOLDER_RECORD = "aligncut.json"
 KEY = "aligncut"
 RECORDED_SOFTWARE = ("torch", "timm", "zarr", "numpy", "scipy", "scikit-learn", "faiss-gpu", "faiss-cpu", "pillow")
@@ -21,11 +21,19 @@ RECORDED_SOFTWARE = ("torch", "timm", "zarr", "numpy", "scipy", "scikit-learn", 
 
 @dataclass(frozen=True)
 class InputRecord:
-    """One input of a stage: where it was, what it is, and its digest."""
+    """One input of a stage: where it was, what it is, and its digest.
+
+    files : those that must stay as they are while the stage runs; not part of the record
+    """
 
     path: str
     kind: str
     digest: str
+    files: Sequence[Path] = ()
+
+    def record(self) -> dict[str, str]:
+        """Return what is kept of it."""
+        return {"path": self.path, "kind": self.kind, "digest": self.digest}
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,7 @@ class Identity:
             "stage": self.stage,
             "version": self.version,
             "params": dict(self.params),
-            "inputs": [item.__dict__ for item in self.inputs],
+            "inputs": [item.record() for item in self.inputs],
             "extra": dict(self.extra),
             "digest": self.digest,
             "seed": self.params.get("seed"),
@@ -101,18 +109,27 @@ class Identity:
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """Return the record of a finished store or folder, or None where there is none; reads one small file."""
-    for name in ("zarr.json", FOLDER_RECORD):
+    """Return the record of a finished store or folder, or None where there is none; reads one small file.
+
+    raises : BadInput where it is not what a record must be
+    """
+    for name in (STORE_RECORD, FOLDER_RECORD):
         try:
-            content = json.loads((path / name).read_text(encoding="utf-8"))
+            content = read_json(path / name)
         except (FileNotFoundError, NotADirectoryError):
             continue
-        except (OSError, ValueError) as error:
-            raise BadInput(f"{path / name} is not readable: {error}", do="Make the store again.") from error
-        record = content.get("attributes", {}).get(KEY) if name == "zarr.json" else content.get(KEY)
-        if isinstance(record, dict):
-            return record
+        if name == STORE_RECORD:
+            content = content.get("attributes", {})
+            if not isinstance(content, dict):
+                raise BadInput(f"{path / name}: its attributes are no table", do=AGAIN)
+        if KEY in content:
+            return check_record(content[KEY], path / name)
     return None
+
+
+def record_file(path: Path) -> Path:
+    """Return the file that holds the record of a finished store or folder."""
+    return path / (STORE_RECORD if (path / STORE_RECORD).exists() else FOLDER_RECORD)
 
 
 def installed_software() -> dict[str, str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
+import contextlib
+import math
 import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,9 +11,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from aligncut_cli.errors import BadInput, UsageError
-from aligncut_cli.store.provenance import SCHEMA, InputRecord, read_record
-from aligncut_cli.store.run import wip_path
+from aligncut_cli.errors import AlignCutError, BadInput, UsageError
+from aligncut_cli.store.chunks import CHECKSUM_BYTES, chunk_grid, read_array, unpack_checksums
+from aligncut_cli.store.place import wip_path
+from aligncut_cli.store.provenance import InputRecord, read_record, record_file
+from aligncut_cli.store.validate import AGAIN, GRAPH_KINDS, check_array, check_model
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,6 +47,8 @@ class Store:
 
     def __init__(self, path: Path, record: dict[str, Any]) -> None:
         self.path, self.record = path, record
+        self._arrays: dict[str, zarr.Array[Any]] = {}
+        self._checksums: dict[str, bytes] = {}
 
     @property
     def kind(self) -> str:
@@ -53,14 +58,15 @@ class Store:
     @property
     def as_input(self) -> InputRecord:
         """Return what a later stage records of this store."""
-        return InputRecord(str(self.path.resolve()), self.kind, self.record["digest"])
+        return InputRecord(str(self.path.resolve()), self.kind, self.record["digest"], files=(record_file(self.path),))
 
     @cached_property
     def group(self) -> zarr.Group:
         """Return the Zarr group, read-only."""
         import zarr
 
-        return zarr.open_group(self.path, mode="r", use_consolidated=True)
+        with _damage_named(self.path):
+            return zarr.open_group(self.path, mode="r", use_consolidated=True)
 
     @cached_property
     def axes(self) -> NodeAxes:
@@ -69,7 +75,7 @@ class Store:
 
         models = []
         for name in self.record["models"]:
-            attributes: dict[str, Any] = self._model_group(name).attrs.asdict()
+            attributes = check_model(self._model_group(name).attrs.asdict(), f"{self.path}, model {name!r}")
             models.append(
                 ModelAxes(
                     name=name,
@@ -86,37 +92,82 @@ class Store:
     def _model_group(self, name: str) -> zarr.Group:
         import zarr
 
-        node = self.group.get(name)
+        node = self._node(name)
         if not isinstance(node, zarr.Group):
             raise BadInput(f"{self.path} has lost its group {name!r}", do="Make the store again.")
         return node
 
+    def _node(self, name: str) -> Any:
+        group = self.group
+        with _damage_named(self.path):
+            return group.get(name)
+
     def has(self, name: str) -> bool:
         """Return whether an array or group is there."""
-        return name in self.group
+        return self._node(name) is not None
 
     def names(self, group: str) -> list[str]:
         """Return the names of the arrays in a group, sorted; none where the group is missing."""
         import zarr
 
-        node = self.group.get(group)
-        return sorted(node.array_keys()) if isinstance(node, zarr.Group) else []
+        node = self._node(group)
+        with _damage_named(self.path):
+            return sorted(node.array_keys()) if isinstance(node, zarr.Group) else []
 
     def array(self, name: str) -> zarr.Array[Any]:
-        """Return an array by its path in the store."""
+        """Return an array by its path in the store, held against what the kind says of it."""
         import zarr
 
-        node = self.group.get(name)
-        if not isinstance(node, zarr.Array):
-            raise BadInput(f"{self.path} has no array {name!r}", do=f"Look with: aligncut inspect {self.path}")
-        return node
+        if name not in self._arrays:
+            node = self._node(name)
+            if not isinstance(node, zarr.Array):
+                raise BadInput(f"{self.path} has no array {name!r}", do=f"Look with: aligncut inspect {self.path}")
+            self._check(name, node)
+            self._arrays[name] = node
+        return self._arrays[name]
+
+    def _check(self, name: str, array: zarr.Array[Any]) -> None:
+        """Refuse an array of another type or shape than its kind, its models and its checksums say."""
+        dtype = "str" if array.dtype.kind in "OTU" else str(array.dtype)
+        names = getattr(array.metadata, "dimension_names", None)
+        declared = check_array(self.kind, name, dtype, names and tuple(map(str, names)), self.path)
+        if declared is not None and declared.fields[:1] == ("model",) and self.kind in GRAPH_KINDS:
+            model = self.axes[name.partition("/")[0]]
+            lengths = {"layer": len(model.layers), "image": model.n_images, "token": model.n_tokens}
+            for axis, length in zip(declared.axes, array.shape, strict=True):
+                if lengths.get(axis, length) != length:
+                    raise BadInput(
+                        f"{self.path}: array {name!r} has {length} {axis}s, its model {lengths[axis]}", do=AGAIN
+                    )
+        manifest = self.record.get("manifest", {})
+        if manifest:
+            try:
+                found = unpack_checksums(manifest.get(name, ""))
+            except ValueError:
+                found = b""
+            if len(found) != CHECKSUM_BYTES * math.prod(chunk_grid(array.shape, array.chunks)):
+                raise BadInput(f"{self.path}: array {name!r} has not the chunks that its record lists", do=AGAIN)
+            self._checksums[name] = found
 
     def read(self, name: str, selection: Any = ...) -> np.ndarray[Any, Any]:
-        """Read part of an array; a missing, truncated or altered chunk is an error that names it.
+        """Read part of an array; a missing, truncated, altered or swapped chunk is an error that names it.
 
         selection : slices and integers per axis, as for numpy; or `...`
         """
-        return read_array(self.path, self.array(name), selection)
+        return read_array(self.path, self.array(name), selection, self._checksums.get(name))
+
+
+@contextlib.contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """Turn whatever Zarr raises over metadata into one error that names the store."""
+    try:
+        yield
+    except (AlignCutError, MemoryError):
+        raise
+    except Exception as error:
+        raise BadInput(
+            f"{path}: its metadata are damaged: {str(error) or type(error).__name__:.200}", do=AGAIN
+        ) from error
 
 
 def open_store(argument: str | Path, *kinds: str) -> Store:
@@ -135,8 +186,6 @@ def open_store(argument: str | Path, *kinds: str) -> Store:
     record = read_record(path)
     if record is None:
         raise BadInput(f"{path} is not an aligncut store", do=f"Give the path of a {wanted} store.")
-    if record.get("schema", 0) > SCHEMA:
-        raise BadInput(f"{path} was written by a later version of aligncut", do="Upgrade: pip install -U aligncut")
     if kinds and record.get("kind") not in kinds:
         raise BadInput(f"{path} holds {record.get('kind')}, not {wanted}", do=f"Look with: aligncut inspect {path}")
     return Store(path, record)
@@ -145,60 +194,6 @@ def open_store(argument: str | Path, *kinds: str) -> Store:
 def collect_controls(*stores: Store | None) -> list[str]:
     """Return the controls of the stores that something is made of, for its own record; None is an input not given."""
     return sorted({str(name) for store in stores if store is not None for name in store.record.get("controls", [])})
-
-
-def read_array(path: Path, array: zarr.Array[Any], selection: Any) -> np.ndarray[Any, Any]:
-    """Read a selection and name the chunk where that fails; see `Store.read`."""
-    import numpy as np
-
-    missing = next((chunk for chunk in _chunk_files(path, array, selection) if not chunk.exists()), None)
-    if missing is None:
-        try:
-            return np.asarray(array[selection])
-        except (ValueError, RuntimeError, OSError) as error:
-            raise _damaged(path, array, selection, error) from error
-    raise BadInput(
-        f"{path}: array {array.name!r} has lost a chunk: {missing.relative_to(path)}",
-        do="The store is damaged. Make it again, with --overwrite.",
-    )
-
-
-def _damaged(path: Path, array: zarr.Array[Any], selection: Any, error: Exception) -> BadInput:
-    """Find which chunk of a failed read is at fault."""
-    for coordinates in _chunk_coordinates(array, selection):
-        part = tuple(
-            slice(i * size, min((i + 1) * size, length))
-            for i, size, length in zip(coordinates, array.chunks, array.shape, strict=True)
-        )
-        try:
-            array[part]
-        except (ValueError, RuntimeError, OSError) as fault:
-            chunk = _chunk_file(path, array, coordinates)
-            return BadInput(
-                f"{path}: array {array.name!r} has a damaged chunk: {chunk.relative_to(path)}",
-                why=str(fault),
-                do="The store is damaged. Make it again, with --overwrite.",
-            )
-    return BadInput(f"{path}: array {array.name!r} cannot be read: {error}", do="Make the store again.")
-
-
-def _chunk_coordinates(array: zarr.Array[Any], selection: Any) -> Iterator[tuple[int, ...]]:
-    items = (slice(None),) * array.ndim if selection is Ellipsis else selection
-    items = items if isinstance(items, tuple) else (items,)
-    items = (*items, *(slice(None),) * (array.ndim - len(items)))
-    ranges = []
-    for item, size, length in zip(items, array.chunks, array.shape, strict=True):
-        start, stop, _ = item.indices(length) if isinstance(item, slice) else (int(item), int(item) + 1, 1)
-        ranges.append(range(start // size, -(-stop // size)) if stop > start else range(0))
-    return itertools.product(*ranges)
-
-
-def _chunk_file(path: Path, array: zarr.Array[Any], coordinates: tuple[int, ...]) -> Path:
-    return path / array.path / array.metadata.encode_chunk_key(coordinates)
-
-
-def _chunk_files(path: Path, array: zarr.Array[Any], selection: Any) -> Iterator[Path]:
-    return (_chunk_file(path, array, coordinates) for coordinates in _chunk_coordinates(array, selection))
 
 
 def read_ahead(thunks: Iterable[Any], *, depth: int = 2) -> Iterator[Any]:

@@ -1,34 +1,43 @@
-"""The run protocol of every stage: begin, pending blocks, mark, finish; nothing is lost and nothing done twice.
+"""The run protocol of every stage: begin, accept, pending blocks, mark, finish; nothing is lost and nothing done twice.
 
-`store/phases.py` drives a stage through it. Work goes into `OUT.wip`, which holds the record, a lock, one marker
-file per finished block, and the unfinished output; the output appears under its own name only when it is complete.
+`store/phases.py` drives a stage through it. `begin` only looks; `accept` claims the place of work once inputs,
+parameters, memory and disk have been checked. Work goes into `OUT.wip` (see `store/place.py`), with one marker file per
+finished block, written after the block's data is on the disk; the output gets its name when it is complete.
 """
 
 from __future__ import annotations
 
 import contextlib
 import datetime
-import fcntl
 import json
 import os
 import platform
 import shutil
 import socket
 import time
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from aligncut_cli.console import readable_bytes
-from aligncut_cli.errors import AlignCutError, OutOfResources, OutputInTheWay, Stopped, UsageError
+from aligncut_cli.errors import AlignCutError, BadInput, OutOfResources, OutputInTheWay, Stopped, UsageError
 from aligncut_cli.params import RunOptions
-from aligncut_cli.store.provenance import FOLDER_RECORD, KEY, Identity, installed_software, read_record
+from aligncut_cli.store.apart import keep_apart
+from aligncut_cli.store.files import changed_since, exchange, foreign_files, remove, sync, sync_all, walk_files
+from aligncut_cli.store.files import write_json as write_json
+from aligncut_cli.store.place import Place, read_marker
+from aligncut_cli.store.place import wip_path as wip_path
+from aligncut_cli.store.provenance import Identity, installed_software, read_record
+from aligncut_cli.store.resources import memory_limit as memory_limit
+from aligncut_cli.store.resources import parse_size as parse_size
+from aligncut_cli.store.seal import own_files, seal_folder, seal_store
+from aligncut_cli.store.watch import InputWatch
 
 FREE_DISK_MARGIN = 100_000_000
-SIZE_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+CLOCK_SLACK = 1.0
+"""Seconds by which a file system's clock may differ from ours."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +72,15 @@ class Work:
     def __init__(self, identity: Identity, options: RunOptions) -> None:
         self.identity, self.options = identity, options
         self.output = options.output
-        self.wip = wip_path(options.output)
-        self.staging = self.wip / "store"
-        self.scratch = self.wip / "scratch"
+        self.place = Place(options.output)
+        self.wip, self.staging, self.scratch = self.place.path, self.place.staging, self.place.scratch
         self.complete = False
         self.differences: list[str] = []
+        self._resumed = self._claimed = False
         self._plan: Plan | None = None
-        self._lock: int | None = None
         self._started = time.time()
+        self._synced = 0.0
+        self._watch = InputWatch(identity.inputs)
 
     def __enter__(self) -> Work:
         return self
@@ -80,37 +90,43 @@ class Work:
     ) -> None:
         if isinstance(error, KeyboardInterrupt | Stopped):
             error.add_note(self.progress_line())
-        self._unlock()
+        if isinstance(error, AlignCutError) and self._claimed and not self.place.has_finished_blocks():
+            self.place.clear()
+        self.place.unlock()
 
     # beginning
 
     def _look(self) -> None:
-        """Compare with what stands at the output, and lock the place of work."""
-        if self.output.exists() and not self._replaceable():
+        """Compare with what stands at the output and in the place of work; writes nothing new."""
+        if not self.options.dry_run:
+            self.place.recover()
+        if os.path.lexists(self.output) and not self._is_replaceable():
+            if not self.options.dry_run:
+                self._clear_stale()
             return
-        if self.options.dry_run:
-            self._compare_wip()
+        if not self.place.exists():
             return
-        self._lock_wip()
-        if self.output.exists() and not self._replaceable():  # another process has finished it since we looked
-            shutil.rmtree(self.wip)
-            return
-        self._compare_wip()
-        if self.differences and not self.options.overwrite:
-            self._unlock()
-            raise self._in_the_way(self.wip, "holds unfinished work with other parameters")
-        if self.differences or not (self.wip / "record.json").exists():
-            for entry in self.wip.iterdir():
-                if entry.name != "lock":
-                    _remove(entry)
-            self.differences = []
-            write_json(self.wip / "record.json", self.identity.record() | {"created": now()})
-        for fragment in self.wip.rglob("*.partial"):  # what a killed process was in the middle of writing
-            fragment.unlink()
+        self.place.require_ours()
+        holder = None if self.options.dry_run else self.place.holder()
+        if holder is not None:
+            raise self.place.busy(holder)
+        self._compare_place()
 
-    def _replaceable(self) -> bool:
+    def _is_replaceable(self) -> bool:
         """Return whether the output may be made anew; sets `complete` where it is up to date."""
-        record = read_record(self.output)
+        try:
+            record = read_record(self.output)
+        except BadInput as error:
+            raise OutputInTheWay(
+                f"{self.output} exists, and what it is cannot be told: {error.what}",
+                do="It is left untouched, even with --overwrite. Remove it, or give another path with -o.",
+            ) from error
+        if record is not None and record["digest"] == self.identity.digest and not self.options.overwrite:
+            self.complete = True
+            self._record = record
+            return False
+        if self.output.is_symlink():
+            raise OutputInTheWay(f"{self.output} is a link", do="Give the path that it leads to with -o.")
         if record is None:
             if self.output.is_dir() and not any(self.output.iterdir()):
                 return True
@@ -118,14 +134,22 @@ class Work:
                 f"{self.output} exists and was not made by aligncut",
                 do="It is left untouched, even with --overwrite. Give another path with -o.",
             )
-        if record.get("digest") == self.identity.digest and not self.options.overwrite:
-            self.complete = True
-            self._record = record
-            return False
         self.differences = self.identity.differences(record)
         if not self.options.overwrite and not self.options.dry_run:
             raise self._in_the_way(self.output, "was made with other parameters")
+        self._require_own_files(record)
         return True
+
+    def _require_own_files(self, record: Mapping[str, Any]) -> None:
+        """Refuse to replace an output in which there is anything that its record does not list."""
+        foreign = foreign_files(self.output, *own_files(self.output, record))
+        if foreign:
+            more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
+            raise OutputInTheWay(
+                f"{self.output} also holds what aligncut did not make, or made before it listed its files: "
+                f"{', '.join(foreign[:3])}{more}",
+                do="It is left untouched, even with --overwrite. Move it out, or give another path with -o.",
+            )
 
     def _in_the_way(self, path: Path, what: str) -> OutputInTheWay:
         return OutputInTheWay(
@@ -133,52 +157,39 @@ class Work:
             do="Add --overwrite to replace it, or give another path with -o.",
         )
 
-    def _compare_wip(self) -> None:
-        try:
-            record = json.loads((self.wip / "record.json").read_text(encoding="utf-8"))
-        except (FileNotFoundError, NotADirectoryError):
+    def _compare_place(self) -> None:
+        """Find out whether the work that lies there is this run's, or in its way."""
+        self._resumed = self.place.is_resumable(self.identity.digest)
+        record = self.place.record()
+        if self._resumed or record is None or not self.place.has_finished_blocks():
             return
-        except ValueError:
-            record = {}
-        self.differences = [] if record.get("digest") == self.identity.digest else self.identity.differences(record)
+        if record["digest"] != self.identity.digest:
+            self.differences = self.identity.differences(record)
+            if not self.options.overwrite and not self.options.dry_run:
+                raise self._in_the_way(self.wip, "holds unfinished work with other parameters")
 
-    def _lock_wip(self) -> None:
-        """Hold an advisory lock that the system releases when this process ends, however it ends."""
-        while True:
-            self.wip.mkdir(parents=True, exist_ok=True)
-            try:
-                handle = os.open(self.wip / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-            except FileNotFoundError:
-                continue
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                holder = os.pread(handle, 200, 0).decode(errors="replace").strip()
-                os.close(handle)
-                raise OutputInTheWay(
-                    f"{self.output} is being written by another process ({holder or 'unknown'})",
-                    do="Wait for it, or give another path with -o.",
-                ) from None
-            try:
-                same = os.path.samestat(os.fstat(handle), os.stat(self.wip / "lock"))
-            except FileNotFoundError:
-                same = False
-            if same:
-                break
-            os.close(handle)
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}, since {now()}\n".encode(), 0)
-        self._lock = handle
+    def _clear_stale(self) -> None:
+        """Remove what a run that was killed at its very end left beside this complete output."""
+        if not self.place.exists():
+            return
+        record = self.place.record()
+        if record is not None and record["digest"] != self.identity.digest and self.place.has_finished_blocks():
+            return  # another run's, which can still go on
+        with contextlib.suppress(OutputInTheWay, OSError):
+            self.place.require_ours()
+            if self.place.holder() is None:
+                self.place.lock()
+                self.place.clear()
+        self.place.unlock()
 
-    def _unlock(self) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
-
-    # planning
+    # claiming
 
     def accept(self, plan: Plan) -> bool:
-        """Refuse what cannot fit in memory or on the disk; return False where this is only a dry run."""
+        """Claim the place of work for what fits in memory and on the disk.
+
+        returns : False where there is nothing to compute: a dry run, or another process has just finished it
+        raises  : OutOfResources with both numbers; OutputInTheWay
+        """
         self._plan = plan
         if self.options.dry_run:
             return False
@@ -190,13 +201,31 @@ class Work:
                 do="Raise --max-memory, or ask for less: a smaller --n-sample or --batch-size.",
             )
         share = self._share_left(plan)
-        free = shutil.disk_usage(self.wip).free
+        folder = next(path for path in (self.wip, *self.wip.absolute().parents) if path.is_dir())
+        free = shutil.disk_usage(folder).free
         if plan.disk * share + FREE_DISK_MARGIN > free:
             raise OutOfResources(
                 f"{self.output} needs about {readable_bytes(plan.disk * share)} of disk, and "
-                f"{readable_bytes(free)} are free on {self.wip.resolve().parent}",
+                f"{readable_bytes(free)} are free on {self.wip.absolute().parent}",
                 do="Free some space, or give a path on another disk with -o.",
             )
+        return self._claim()
+
+    def _claim(self) -> bool:
+        """Lock the place of work and take it over, or begin it; return False where the output is there by now."""
+        if self.place.exists():
+            self.place.require_ours()
+        self.place.lock()
+        if os.path.lexists(self.output) and not self._is_replaceable():  # another process has finished it
+            self.place.clear()
+            self.place.unlock()
+            return False
+        self._compare_place()
+        if self._resumed:
+            self.place.drop_fragments()
+        else:
+            self.place.begin(self.identity.record() | {"created": now()})
+        self._resumed = self._claimed = True
         return True
 
     def _share_left(self, plan: Plan) -> float:
@@ -207,8 +236,8 @@ class Work:
     # blocks
 
     def done(self, phase: str, index: int = 0) -> bool:
-        """Return whether a block's marker is there."""
-        return (self.wip / "done" / f"{phase}.{index}").exists()
+        """Return whether a block is finished: it has a marker, and what that speaks of is there."""
+        return self._resumed and (self.place.markers / f"{phase}.{index}").exists()
 
     def pending(self, phase: str) -> Iterator[int]:
         """Give the indices of the blocks that have no marker yet."""
@@ -221,10 +250,23 @@ class Work:
         return count - len(list(self.pending(phase)))
 
     def mark(self, phase: str, index: int = 0) -> None:
-        """Declare a block finished; call it only when the block's data has been handed to the system."""
-        folder = self.wip / "done"
-        folder.mkdir(exist_ok=True)
-        (folder / f"{phase}.{index}").touch()
+        """Declare a block finished, once its data is on the disk and its inputs are still those of the beginning.
+
+        raises : BadInput where an input was replaced meanwhile; the block is then computed again
+        """
+        self._watch.require_same(every_file=False)
+        moment = time.time()
+        # Writer has waited for its own chunks; a phase of one block may write others, and folders have none
+        every = self.identity.kind == "folder" or self._plan is None or self._plan.phases.get(phase) == 1
+        fresh = changed_since(self.wip, self._synced - CLOCK_SLACK, chunks=every)
+        sync_all(path for path in fresh if not path.endswith("/lock"))
+        self._synced = moment
+        self.place.markers.mkdir(exist_ok=True)
+        names = []
+        if self.identity.kind == "folder":
+            start = os.fspath(self.staging) + os.sep
+            names = sorted(path.removeprefix(start) for path in fresh if path.startswith(start))
+        (self.place.markers / f"{phase}.{index}").write_text(json.dumps(names) if names else "", encoding="utf-8")
 
     def progress_line(self) -> str:
         """Say how far an interrupted run has got."""
@@ -243,39 +285,56 @@ class Work:
         models  : names in order, for stores with node axes
         summary : figures that a rerun shows again without computing
         more    : further keys of the record
+        raises  : BadInput where an input was changed meanwhile, or the unfinished output has lost files
         """
         missing = [phase for phase in (self._plan.phases if self._plan else {}) if list(self.pending(phase))]
         if missing:
             raise AlignCutError(f"internal error: {self.identity.stage} finished with blocks left in {missing}")
-        previous = json.loads((self.wip / "record.json").read_text(encoding="utf-8"))
         record = self.identity.record() | {
             "models": models or [],
-            "created": previous.get("created", now()),
+            "created": (self.place.record() or {}).get("created", now()),
             "software": installed_software(),
             "runtime": self._runtime(),
             "summary": dict(summary or {}),
             **more,
         }
-        if self.identity.kind == "folder":
-            write_json(self.staging / FOLDER_RECORD, {KEY: record})
-        else:
-            self._finish_store(record)
-        if self.output.exists():
-            _remove(self.wip / "replaced")
-            self.output.rename(self.wip / "replaced")
-        self.staging.rename(self.output)
-        shutil.rmtree(self.wip, ignore_errors=True)
+        try:
+            self._watch.require_same(every_file=True)
+            self._seal(record)
+        except BadInput:
+            self.place.void()
+            raise
+        sync_all(entry.path for entry in walk_files(self.staging))
+        self._take_name()
+        self.place.clear()
+        self.place.unlock()
+        self._claimed = False
         self._record = record
         return Outcome(self.output, "complete", record["summary"])
 
-    def _finish_store(self, record: dict[str, Any]) -> None:
-        import zarr
+    def _seal(self, record: dict[str, Any]) -> None:
+        if self.identity.kind != "folder":
+            seal_store(self.staging, record)
+            return
+        markers = self.place.markers.iterdir() if self.place.markers.is_dir() else ()
+        seal_folder(self.staging, record, promised={name for file in markers for name in read_marker(file)})
 
-        zarr.open_group(self.staging, mode="r+").attrs[KEY] = record
-        with warnings.catch_warnings():
-            # zarr warns that consolidated metadata is not yet in the v3 specification; xarray and zarr read it
-            warnings.filterwarnings("ignore", message="Consolidated metadata", category=UserWarning)
-            zarr.consolidate_metadata(str(self.staging))
+    def _take_name(self) -> None:
+        """Give the output its name; what stood there is replaced in one step, and only if all of it is ours."""
+        if not os.path.lexists(self.output):
+            self.staging.rename(self.output)
+        else:
+            before = read_record(self.output)
+            if before is not None:
+                self._require_own_files(before)
+            elif self.output.is_symlink() or any(self.output.iterdir()):
+                raise OutputInTheWay(f"{self.output} was taken by something else", do="Move it away.")
+            self.place.announce_finish()
+            if not exchange(self.staging, self.output):
+                remove(self.place.replaced)
+                self.output.rename(self.place.replaced)
+                self.staging.rename(self.output)
+        sync(self.output.absolute().parent)
 
     def _runtime(self) -> dict[str, Any]:
         options = {key: value for key, value in asdict(self.options).items() if key != "output"}
@@ -306,76 +365,27 @@ class Work:
         return Outcome(self.output, "planned", {}, planned)
 
 
-def begin(identity: Identity, options: RunOptions, *, inputs: list[Path] | None = None) -> Work:
-    """Open the place of work for one output; see the module's text for what a stage does with it.
+def begin(identity: Identity, options: RunOptions, *, inputs: Sequence[Path] | None = None) -> Work:
+    """Look at one output and the place of work beside it; nothing is claimed before `Work.accept`.
 
-    inputs : paths that the output must not be, nor lie in
+    inputs : paths that the output must not be, nor lie in, nor hold
     raises : OutputInTheWay where something else stands there or another process writes it
     """
-    target = options.output.resolve()
-    for path in inputs or []:
-        if target == path.resolve() or path.resolve() in target.parents:
-            raise UsageError(f"the output {options.output} is the input {path} or lies in it", do="Give another -o.")
+    name = options.output.name
+    if not name or name == ".." or "\0" in str(options.output) or name.endswith(".wip"):
+        raise UsageError(
+            f"{str(options.output)!r} is no name for an output", do="Give -o the path of something new, not .wip."
+        )
+    keep_apart([options.output], inputs or [], strict=True)
     work = Work(identity, options)
     try:
         work._look()
     except BaseException:
-        work._unlock()
+        work.place.unlock()
         raise
     return work
-
-
-def wip_path(output: Path) -> Path:
-    """Return where unfinished work on an output lives."""
-    return output.with_name(output.name + ".wip")
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a small JSON file so that it is either whole or absent."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=1, default=str), encoding="utf-8")
-    partial.replace(path)
 
 
 def now() -> str:
     """Return the time in UTC, to the second."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-def memory_limit(options: RunOptions) -> int:
-    """Return the bytes of memory a stage may use: --max-memory, or what the machine has free."""
-    if options.max_memory is not None:
-        return parse_size(options.max_memory)
-    limits = [available_memory()]
-    with contextlib.suppress(OSError, ValueError):
-        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return min(limits)
-
-
-def available_memory() -> int:
-    """Return the bytes of memory that can be taken without swapping."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def parse_size(text: str) -> int:
-    """Read a size such as 8G, 500M or 1.5GB as bytes."""
-    cleaned = text.strip().upper().removesuffix("IB").removesuffix("B")
-    unit = cleaned[-1:] if cleaned[-1:] in SIZE_UNITS else ""
-    try:
-        value = float(cleaned.removesuffix(unit) if unit else cleaned)
-    except ValueError:
-        value = -1.0
-    if not 0 < value < float("inf"):
-        raise UsageError(f"{text!r} is not a size", do="Write it as 8G or 500M.")
-    return int(value * SIZE_UNITS[unit])
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -10,9 +10,13 @@ import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from aligncut_cli.store.read import read_array
+from aligncut_cli.errors import BadInput
+from aligncut_cli.store.chunks import read_array, written_chunks
+from aligncut_cli.store.files import FRAGMENT, sync_all
 
 CHUNK_BYTES = 5_000_000
+NOT_NAMES = ("zarr.json", "c", "", ".", "..")
+"""What no group or array can be called, because Zarr's own files are called so."""
 
 
 def create_group(path: Path) -> zarr.Group:
@@ -35,8 +39,10 @@ class Writer:
         return self._arrays[name]
 
     def write(self, name: str, selection: Any, values: Any) -> None:
-        """Write whole chunks; when this returns, the data is with the operating system."""
-        self.array(name)[selection] = values
+        """Write whole chunks; when this returns, the data is on the disk."""
+        array = self.array(name)
+        array[selection] = values
+        sync_all(written_chunks(self.path, array, selection))
 
     def read(self, name: str, selection: Any = ...) -> np.ndarray[Any, Any]:
         """Read back what an earlier phase wrote, with the checks of a finished store."""
@@ -56,7 +62,14 @@ def create_array(
 
     Floats do not compress, so they are stored as they are; integers, flags and strings are compressed
     with zstd. Every chunk carries a CRC-32C, so that a truncated or flipped one is noticed on reading.
+
+    raises : BadInput where Zarr's own files have the name
     """
+    clash = next((p for p in name.split("/") if p in NOT_NAMES or p.endswith(FRAGMENT) or p.startswith("__")), None)
+    if clash is not None:
+        raise BadInput(
+            f"{clash!r} cannot name something in a store", why="A file of Zarr's is called so.", do="Rename it."
+        )
     plain = np.dtype(dtype).kind == "f" if dtype is not str else False
     return group.create_array(
         name,

@@ -27,12 +27,13 @@ def run(inputs: Sequence[Path], params: ExtractParams, options: RunOptions, cons
     files = find_images(inputs)
     content = [[file.id, digest] for file, digest in zip(files, hash_images(files), strict=True)]
     bilinear = {spec.name: "bilinear" for spec in specs if spec.timm_name.partition(".")[0].endswith(BILINEAR)}
+    where = ", ".join(str(path.resolve()) for path in inputs)
     identity = Identity(
         stage="extract",
         version=VERSION,
         kind="features",
         params=as_record(params),
-        inputs=[InputRecord(", ".join(str(path.resolve()) for path in inputs), "images", digest_of(content))],
+        inputs=[InputRecord(where, "images", digest_of(content), files=tuple(file.path for file in files))],
         extra={
             "weights": {spec.name: weights_identity(spec, seed=params.seed) for spec in specs},
             **({"interpolation": bilinear} if bilinear else {}),

@@ -8,33 +8,44 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from aligncut_cli.console import format_table, readable_bytes
+from aligncut_cli.console import Console, format_table, readable_bytes
 from aligncut_cli.controls import title_with_controls
 from aligncut_cli.errors import BadInput
-from aligncut_cli.store.provenance import read_record
-from aligncut_cli.store.run import wip_path
+from aligncut_cli.stages.inspect.verify import verify_output
+from aligncut_cli.store.files import walk_files
+from aligncut_cli.store.place import RECORD, Place
+from aligncut_cli.store.provenance import STORE_RECORD, read_record
+from aligncut_cli.store.validate import check_node, check_record, read_json
+
+LONG = ("manifest", "files")
+"""Keys of a record that only `--verify` wants: checksums of every chunk or file."""
 
 
-def describe(path: Path) -> dict[str, Any]:
+def describe(path: Path, *, verify: Console | None = None) -> dict[str, Any]:
     """Return what a store is: its record, arrays with shapes and bytes, and how far it is.
 
-    raises : BadInput where there is no store, finished or not
+    verify : where to show progress, if every chunk and file is to be read and checked too
+    raises : BadInput where there is no store, finished or not, or something in it is damaged
     """
-    wip = path if path.name.endswith(".wip") else wip_path(path)
-    if path != wip and path.exists():
+    if verify is not None:
+        return {**describe(path), "verified": verify_output(path, verify)}
+    place = Place(path.with_name(path.name.removesuffix(".wip")))
+    if path != place.path and path.exists():
         record = read_record(path)
         if record is None:
             raise BadInput(f"{path} is not an aligncut store", do="Give the path of a store or of an output folder.")
+        shown = {key: value for key, value in record.items() if key not in LONG}
         arrays = list(_arrays(path))
-        return {"path": str(path), "complete": True, **record, "arrays": arrays, "bytes": _disk_bytes(path)}
-    if not wip.exists():
+        return {"path": str(path), "complete": True, **shown, "arrays": arrays, "bytes": _disk_bytes(path)}
+    if not place.path.is_dir():
         raise BadInput(f"no such store: {path}", do="Give the path of a store, finished or in progress.")
+    file = place.path / RECORD
     try:
-        record = json.loads((wip / "record.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{wip} holds no readable record: {error}", do="Run its command again.") from error
+        record = check_record(read_json(file), file)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise BadInput(f"{place.path} holds no record", do="Run its command again.") from error
     done: dict[str, int] = {}
-    for marker in (wip / "done").glob("*"):
+    for marker in place.markers.glob("*") if place.is_resumable(record["digest"]) else ():
         phase = marker.name.rpartition(".")[0]
         done[phase] = done.get(phase, 0) + 1
     return {
@@ -42,19 +53,18 @@ def describe(path: Path) -> dict[str, Any]:
         "complete": False,
         **record,
         "done": done,
-        "arrays": list(_arrays(wip / "store")),
-        "bytes": _disk_bytes(wip),
+        "arrays": list(_arrays(place.staging)),
+        "bytes": _disk_bytes(place.path),
     }
 
 
 def _arrays(path: Path) -> Iterator[dict[str, Any]]:
     """Give name, shape, dtype, dimensions, chunk shape and stored bytes of every array."""
-    for file in sorted(path.rglob("zarr.json")):
-        try:
-            node = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise BadInput(f"{file} is not readable: {error}", do="The store is damaged: make it again.") from error
+    files = sorted(entry.path for entry in walk_files(path) if entry.name == STORE_RECORD) if path.is_dir() else []
+    for file in map(Path, files):
+        node = read_json(file)
         if node.get("node_type") == "array":
+            check_node(node, file)
             yield {
                 "name": file.parent.relative_to(path).as_posix(),
                 "shape": node["shape"],
@@ -66,7 +76,7 @@ def _arrays(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _disk_bytes(path: Path) -> int:
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return sum(entry.stat(follow_symlinks=False).st_size for entry in walk_files(path))
 
 
 def as_text(found: dict[str, Any]) -> str:
@@ -86,7 +96,8 @@ def as_text(found: dict[str, Any]) -> str:
     software = found.get("software", {})
     if software:
         lines.append(
-            f"made:   {found['created']} by aligncut {software['aligncut']}, torch {software.get('torch', '?')}"
+            f"made:   {found.get('created', '?')} by aligncut {software.get('aligncut', '?')}, "
+            f"torch {software.get('torch', '?')}"
         )
     lines.append("")
     lines.append(format_table(["parameter", "value"], [[k, _value(v)] for k, v in found["params"].items()]))
@@ -104,6 +115,9 @@ def as_text(found: dict[str, Any]) -> str:
             for item in found["arrays"]
         ]
         lines += ["", format_table(["array", "type", "shape", "stored"], rows)]
+    if "verified" in found:
+        checked = found["verified"]
+        lines += ["", f"verified: {checked['files']:,} files of {readable_bytes(checked['bytes'])} are undamaged"]
     return "\n".join(lines)
 
 
