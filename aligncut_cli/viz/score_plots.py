@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,4 +59,32 @@ def plot_scores(lines: Sequence[ScoreLine], *, title: str, controls: Sequence[st
             axes[0][-1].plot([], [], style, color="#888888", linewidth=1, label=name)
     axes[0][-1].legend(fontsize=7, frameon=False)
     figure.supxlabel(title, fontsize=8)
+    return figure
+
+
+def plot_layer_scores(
+    rois: Sequence[str],
+    layers: Mapping[str, Sequence[int]],
+    r2: Mapping[str, NDArray[np.float32]],
+    *,
+    controls: Sequence[str],
+) -> Figure:
+    """Heat maps of how well each layer alone predicts each ROI, one per model in one colour scale.
+
+    layers : by model, its layer numbers
+    r2     : by model (layer, roi) variance explained on held-out images; below 0 is drawn as 0
+    """
+    deepest = max(map(len, layers.values()))
+    figure, axes = new_figure(
+        1, len(layers), width=1.2 + 2.6 * len(layers), height=1.6 + 0.22 * deepest, controls=controls
+    )
+    highest = max(1e-3, max(float(np.nanmax(values)) for values in r2.values()))
+    images = []
+    for axis, (model, numbers) in zip(axes[0], layers.items(), strict=True):
+        images.append(axis.imshow(np.maximum(r2[model], 0), vmin=0, vmax=highest, cmap="viridis", aspect="auto"))
+        axis.set_title(model, fontsize=9)
+        axis.set_xticks(range(len(rois)), rois, rotation=90, fontsize=7)
+        axis.set_yticks(range(len(numbers)), [str(number) for number in numbers], fontsize=7)
+    axes[0][0].set_ylabel("layer", fontsize=8)
+    figure.colorbar(images[-1], ax=axes[0], label="R2 of a ridge on this layer alone, held-out images", shrink=0.9)
     return figure

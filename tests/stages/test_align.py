@@ -10,6 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from aligncut_cli.errors import UsageError
+from aligncut_cli.maths.split_images import split_into_folds
+from aligncut_cli.store.kinds.alignment import Alignment
 from aligncut_cli.store.read import open_store
 from tests.conftest import aligncut, array_bytes, done, spawn
 from tests.planted import CEILING, plant_latent, write_features
@@ -224,3 +227,69 @@ def test_the_channels_of_one_roi_can_be_cut_alone(tmp_path: Path, planted: tuple
     result = aligncut(*unknown)
     assert result.code == 2
     assert "EBA, FFA, V1" in result.err
+
+
+def test_folds_hold_out_every_image_and_all_fits_are_kept(tmp_path: Path, planted: tuple[Path, Path]) -> None:
+    features, brain = planted
+    command = ["align", features, "--responses", brain, *FIT, "--epochs", 1, "--rois", brain / "rois.json"]
+    store = open_store(
+        done(*command, "-o", tmp_path / "f.zarr", "--folds", 3, "--seeds", 2, "--figures", tmp_path / "d")
+    )
+    assert store.record["summary"]["test_images"] == 400
+    alignment = Alignment(store)
+    assert alignment.n_fits == 6
+    assert np.array_equal(store.read("wide/weight"), store.read("fits/wide/weight", (0,)))
+    assert not np.array_equal(alignment.read_weight("wide", 0), alignment.read_weight("wide", 0, fit=3))
+    scores = store.record["summary"]["scores"]["V1"]
+    assert scores["r2_low"] < scores["r2"] < scores["r2_high"]
+    assert scores["null_r2"] <= 0
+    with pytest.raises(UsageError, match="fits 0 to 5"):
+        alignment.read_readout(fit=6)
+    layers = list(csv.DictReader((tmp_path / "d" / "layers.csv").read_text().splitlines()))
+    assert len(layers) == 4 * 3
+    assert all(float(row["r2_low"]) <= float(row["r2"]) <= float(row["r2_high"]) for row in layers)
+    assert (tmp_path / "d" / "layers.png").stat().st_size > 1000
+    assert (tmp_path / "d" / "scores.csv").exists()
+
+
+def test_the_score_of_folds_is_that_of_the_predictions_of_the_fold_that_held_the_image_out(
+    tmp_path: Path, planted: tuple[Path, Path]
+) -> None:
+    features, brain = planted
+    output = done("align", features, "-o", tmp_path / "f.zarr", "--responses", brain, *FIT, "--epochs", 0, "--folds", 2)
+    store, source = open_store(output), open_store(features)
+    measured = np.load(brain / "responses.npy").astype(np.float64)
+    predicted = np.empty_like(measured)
+    for fold, split in enumerate(split_into_folds(400, n_folds=2, validation_share=0.15, seed=0)):
+        pooled = [(source.read(f"{m}/pooled"), store.read(f"fits/{m}/weight", (fold,))) for m in ("wide", "slim")]
+        total = sum(v[layer] @ w[layer] for v, w in pooled for layer in range(2)) / 4
+        every = total @ store.read("fits/readout/weight", (fold,)) + store.read("fits/readout/bias", (fold,))
+        predicted[split.test] = every[split.test]
+    error = np.square(measured - predicted).sum(axis=0) / np.square(measured - measured.mean(axis=0)).sum(axis=0)
+    np.testing.assert_allclose(store.read("scores/r2"), 1 - error, atol=1e-4)
+
+
+def test_repeated_controls_shuffle_anew_and_another_split_seed_splits_anew(
+    tmp_path: Path, planted: tuple[Path, Path]
+) -> None:
+    features, brain = planted
+    command = ["align", features, "--responses", brain, *FIT, "--epochs", 0]
+    store = open_store(done(*command, "-o", tmp_path / "c.zarr", "--control", "shuffle", "--repeat", 3))
+    readouts = [Alignment(store).read_readout(fit=fit) for fit in range(3)]
+    assert not np.array_equal(readouts[0], readouts[1])
+    assert not np.array_equal(readouts[1], readouts[2])
+    assert store.read("scores/seed_r2").mean(axis=1).max() < 0.1
+    plain = open_store(done(*command, "-o", tmp_path / "p.zarr"))
+    other = open_store(done(*command, "-o", tmp_path / "q.zarr", "--split-seed", 5))
+    assert not np.array_equal(plain.read("scores/r2"), other.read("scores/r2"))
+
+
+def test_the_papers_fit_starts_at_random_and_keeps_the_lowest_loss(tmp_path: Path, planted: tuple[Path, Path]) -> None:
+    features, brain = planted
+    more = ["--start", "random", "--select", "loss", "--no-centre", "--epochs", 6]
+    result = aligncut("align", features, "-o", tmp_path / "p.zarr", "--responses", brain, *FIT, *more)
+    assert result.code == 0, result.err
+    states = open_store(result.path).record["summary"]["eq10"]
+    assert states["as kept"] == states["lowest"]
+    assert states["at the start"]["validation_loss"] > states["lowest"]["validation_loss"]
+    assert "as kept" in result.err

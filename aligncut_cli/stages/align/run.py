@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from aligncut_cli.console import Console
@@ -14,10 +15,19 @@ from aligncut_cli.store.read import open_store
 from aligncut_cli.store.run import Outcome, Work
 
 VERSION = 2
+FIGURES_VERSION = 1
 
 
-def run(features: Path, paths: ResponsePaths, params: AlignParams, options: RunOptions, console: Console) -> Outcome:
-    """Write an alignment store fitted to these responses; returns its path and scores."""
+def run(
+    features: Path,
+    paths: ResponsePaths,
+    params: AlignParams,
+    options: RunOptions,
+    console: Console,
+    *,
+    figures: Path | None = None,
+) -> Outcome:
+    """Write an alignment store fitted to these responses, and tables if asked for; returns path and scores."""
     source = open_store(features, "features")
     if source.record["stage"] == "align":
         raise UsageError(f"{features} is already mapped to a universal space", do="Fit to the features as extracted.")
@@ -33,6 +43,24 @@ def run(features: Path, paths: ResponsePaths, params: AlignParams, options: RunO
         from aligncut_cli.stages.align.phases import AlignStage
 
         return AlignStage(work, source, paths, params, options, console)
+
+    outcome = run_stage(identity, options, console, inputs=[source.path], build=build)
+    if figures is not None and outcome.plan is None:
+        draw(outcome.path, replace(options, output=figures), console)
+    return outcome
+
+
+def draw(alignment: Path, options: RunOptions, console: Console) -> Outcome:
+    """Write CSV tables and a heat map of an alignment to a folder; returns its path."""
+    source = open_store(alignment, "alignment")
+    identity = Identity(
+        stage="align --figures", version=FIGURES_VERSION, kind="folder", params={}, inputs=[source.as_input]
+    )
+
+    def build(work: Work) -> Stage:
+        from aligncut_cli.stages.align.figures import AlignFigures
+
+        return AlignFigures(work, source, console)
 
     return run_stage(identity, options, console, inputs=[source.path], build=build)
 

@@ -181,6 +181,10 @@ class Alignment:
         """Return a score of every voxel."""
         return self.store.read(score.at())
 
+    def read_slot_score(self, score: Array, model: str) -> NDArray[np.float32]:
+        """Return one of SLOT_SCORES, (layer, roi, 3): value, low, high; the record's `slot_rois` names the regions."""
+        return self.store.read(score.at(model))
+
     @property
     def roi_names(self) -> list[str]:
         """Return the names of all regions, sorted."""
