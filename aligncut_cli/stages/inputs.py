@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from aligncut_cli.digests import digest_file, digest_of
 from aligncut_cli.errors import BadInput
+from aligncut_cli.images.folder import walk_files
 from aligncut_cli.store.provenance import InputRecord
 
 if TYPE_CHECKING:
@@ -37,11 +38,15 @@ def open_mask_input(path: Path | None, *, format: str, classes: Path | None) -> 
 
     masks = open_masks(path, format=format, classes=classes)
     content = [list(masks.ids), [digest_file(file) for file in masks.sources]]
-    record = InputRecord(str(path.resolve()), "masks", digest_of(content))
+    record = InputRecord(str(path.resolve()), "masks", digest_of(content), files=tuple(masks.sources))
     return MaskInput(masks, [record], guess_format(path) if format == "auto" else format)
 
 
-RESPONSE_SUFFIXES = (".npy", ".npz", ".json", ".csv")
+RESPONSE_SUFFIXES = (
+    *(".npy", ".npz", ".json", ".csv", ".tsv", ".txt", ".mat", ".h5", ".hdf5"),
+    *(".nii", ".gz", ".gii", ".mgh", ".mgz"),
+)
+"""What a folder of responses is made of; our own outputs in it are no part of it."""
 
 
 @dataclass(frozen=True)
@@ -60,19 +65,24 @@ class ResponsePaths:
 
     def as_input(self) -> InputRecord:
         """Return the record of these files, by content."""
+        from aligncut_cli.brain.files import split_dataset
+
         given = [path for path in (self.responses, self.image_ids, self.rois, self.noise_ceiling) if path is not None]
         names: list[tuple[str, Path]] = []
         for number, path in enumerate(given):
-            if path.is_dir():
-                found = sorted(file for file in path.rglob("*") if file.suffix in RESPONSE_SUFFIXES and file.is_file())
-                names += [(f"{number}/{file.relative_to(path).as_posix()}", file) for file in found]
-            elif path.exists():
-                names.append((str(number), path))
+            file, dataset = split_dataset(path)
+            if file.is_dir():
+                found = [inner for inner in walk_files(file) if inner.suffix.lower() in RESPONSE_SUFFIXES]
+                names += [(f"{number}/{inner.relative_to(file).as_posix()}", inner) for inner in found]
+            elif file.exists():
+                names.append((f"{number}::{dataset}" if dataset else str(number), file))
             else:
                 raise BadInput(
                     f"no such file or folder: {path}", do="Give --responses an Algonauts subject or an .npy."
                 )
+        files = [file for _, file in names]
         with ThreadPoolExecutor(4) as pool:
-            digests = list(pool.map(digest_file, [file for _, file in names]))
+            digests = list(pool.map(digest_file, files))
         content = [[name, digest] for (name, _), digest in zip(names, digests, strict=True)]
-        return InputRecord(", ".join(str(path.resolve()) for path in given), "responses", digest_of(content))
+        where = ", ".join(str(path.resolve()) for path in given)
+        return InputRecord(where, "responses", digest_of(content), files=tuple(files))
