@@ -24,7 +24,10 @@ class MaskSet(ABC):
     ids     : image ids in a fixed order
     classes : names, index 0 is the background
     sources : every file that masks and classes are read from, in a fixed order; their content is what counts
+    notes   : what was found and used unasked, for the user to see
     """
+
+    notes: tuple[str, ...] = ()
 
     path: Path
     ids: tuple[str, ...]

@@ -6,17 +6,19 @@ from pathlib import Path
 
 import numpy as np
 
+from aligncut_cli.errors import UsageError
 from aligncut_cli.images.inside import ImageNetSegFile
 from aligncut_cli.masks.base import IGNORE, Mask, MaskSet
 from aligncut_cli.masks.folder import BINARY_CLASSES, read_class_names
-
-IGNORE_VALUE = 255
+from aligncut_cli.masks.values import IGNORE_VALUE
 
 
 class ImageNetSegMasks(MaskSet):
     """The first annotation of every photo: 0 background, 1 object, 255 ignored."""
 
-    def __init__(self, path: Path, *, classes: Path | None) -> None:
+    def __init__(self, path: Path, *, classes: Path | None, threshold: int | None = None, split: str = "") -> None:
+        if threshold is not None:
+            raise UsageError("--threshold is for folders of PNG masks; this file's are 0 and 1", do="Leave it out.")
         self.path = path
         self._file = ImageNetSegFile(path)
         self._classes = BINARY_CLASSES if classes is None else read_class_names(classes)

@@ -9,7 +9,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from aligncut_cli.errors import BadInput
+from aligncut_cli.images.guard import reading, require_file, require_memory
 
+DEEPEST = 65535
+"""The highest value a mask can have: 16 bits."""
 LABEL_MODES = ("1", "P", "L", "I", "I;16", "I;16B")
 
 
@@ -18,16 +21,18 @@ def read_label_image(path: Path) -> NDArray[np.int32]:
 
     returns : (h, w) values >= 0, turned upright if the file has an EXIF orientation; a 1-bit image gives 0 and 1
     """
-    try:
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image)
-            values = _to_values(upright, path)
-    except FileNotFoundError as error:
-        raise BadInput(f"Mask not found: {path}") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    require_file(path, do="Check the masks.")
+    with (
+        reading(path, "a mask", do="Save it again as a PNG of class indices."),
+        Image.open(path) as image,
+    ):
+        require_memory(path, 16 * image.width * image.height)
+        values = _to_values(ImageOps.exif_transpose(image), path)
+    if values.max(initial=0) > DEEPEST or values.min(initial=0) < 0:
         raise BadInput(
-            f"Cannot read the mask {path}", why=str(error), do="Save it again as a PNG of class indices."
-        ) from error
+            f"The mask {path} has values from {values.min()} to {values.max()}, which are no class indices.",
+            do="Save it with 8 bits: 0 = background, 1, 2, ... = classes, 255 = ignore.",
+        )
     return values.astype(np.int32)
 
 

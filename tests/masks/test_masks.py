@@ -134,7 +134,7 @@ class TestPngFolder:
             open_masks(tmp_path / "masks", format="png").read(image_id)
 
     def test_a_wrong_size_is_explained(self, tmp_path):
-        save_png(tmp_path / "a.png", np.zeros((4, 6), np.uint8))
+        save_png(tmp_path / "a.png", np.eye(4, 6, dtype=np.uint8))
         masks = open_masks(tmp_path, format="png")
         assert masks.read("a", size=(4, 6)).shape == (4, 6)
         with pytest.raises(BadInput, match=r"6 x 4 pixels .*the image is 12 x 8") as error:
@@ -152,7 +152,7 @@ class TestPngFolder:
     def test_an_unknown_class_is_refused(self, tmp_path):
         (tmp_path / "classes.txt").write_text("null\nhat\n")
         save_png(tmp_path / "a.png", u8([[0, 2]]))
-        with pytest.raises(BadInput, match="class index 2, but only 2 classes"):
+        with pytest.raises(BadInput, match=r"names 2 classes \(0 to 1\)[\s\S]*a\.png has 2"):
             open_masks(tmp_path, format="png").read("a")
 
     def test_masks_coded_in_two_ways_are_refused(self, tmp_path):
@@ -176,14 +176,14 @@ class TestPngFolder:
     @pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n\0\0\0"])
     def test_a_broken_file_is_bad_input(self, tmp_path, content):
         (tmp_path / "a.png").write_bytes(content)
-        with pytest.raises(BadInput, match=r"Cannot read the mask .*a\.png"):
+        with pytest.raises(BadInput, match=r"a\.png: cannot be read as a mask"):
             open_masks(tmp_path, format="png").read("a")
 
     def test_a_truncated_file_is_bad_input(self, tmp_path):
         rng = np.random.default_rng(0)
         file = save_png(tmp_path / "a.png", rng.integers(0, 3, (64, 64)).astype(np.uint8))
         file.write_bytes(file.read_bytes()[:-400])
-        with pytest.raises(BadInput, match="Cannot read the mask"):
+        with pytest.raises(BadInput, match="cannot be read as a mask"):
             open_masks(tmp_path, format="png").read("a")
 
     def test_an_empty_folder_and_no_folder_are_bad_input(self, tmp_path):
@@ -242,10 +242,10 @@ class TestVoc:
             open_masks(tmp_path, format="voc")
         make_voc(tmp_path)
         (tmp_path / "SegmentationClass" / "2007_000033.png").unlink()
-        with pytest.raises(BadInput, match="Mask not found"):
+        with pytest.raises(BadInput, match="No mask for 1 image"):
             open_masks(tmp_path, format="voc").read("2007_000033")
         (tmp_path / "ImageSets" / "Segmentation" / "val.txt").unlink()
-        with pytest.raises(BadInput, match="list of images"):
+        with pytest.raises(BadInput, match=r"val\.txt: no such file"):
             open_masks(tmp_path, format="voc")
 
     def test_a_class_that_voc_does_not_have_is_refused(self, tmp_path):
