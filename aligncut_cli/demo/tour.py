@@ -18,6 +18,7 @@ from aligncut_cli.store.run import write_json
 MODELS = ("demo-clip", "demo-dino", "demo-mae")
 WORLD_RECORD = "world.json"
 BRAIN_SEED = 0
+SIMILARITY = ("similarity", "similarity-control")
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Step:
 
 def make_world(folder: Path, params: DemoParams, console: Console) -> None:
     """Write photos, masks and responses of the built-in world, unless these very ones are there."""
-    wanted = {"images": params.images, "seed": params.seed, "version": 1}
+    wanted = {"images": params.images, "seed": params.seed, "version": 2}
     record = folder / WORLD_RECORD
     if record.exists() and json.loads(record.read_text(encoding="utf-8")) == wanted:
         return
@@ -47,11 +48,15 @@ def make_world(folder: Path, params: DemoParams, console: Console) -> None:
 
 
 def _write_figure_masks(folder: Path) -> None:
-    """Write figure/ID.png beside masks/ID.png: 1 on any object, 0 on the background."""
+    """Write figure/ID.png beside masks/ID.png: 1 on any object, 0 on the background; the folder names its two classes.
+
+    Otherwise the nine names of classes.txt above would be taken for its own.
+    """
     import numpy as np
     from PIL import Image
 
     (folder / "figure").mkdir(exist_ok=True)
+    (folder / "figure" / "classes.txt").write_text("ground\nfigure\n", encoding="utf-8")
     for path in sorted((folder / "masks").glob("*.png")):
         with Image.open(path) as mask:
             Image.fromarray((np.asarray(mask) > 0).astype(np.uint8)).save(folder / "figure" / path.name)
@@ -61,32 +66,36 @@ def plan_steps(folder: Path, params: DemoParams) -> list[Step]:
     """Return the demo's commands in order; the folder is named in each, so that they can be typed again."""
     at = {
         name: str(folder / name)
-        for name in ("world/images", "world/masks", "world/figure", "world/brain", "similarity", "pictures", "report")
+        for name in ("world/images", "world/masks", "world/figure", "world/brain", *SIMILARITY, "pictures", "report")
     }
-    stores = ("features", "alignment", "control", "eigs", "raw", "layers", "tsne", "map", "figure", "classes")
-    z = {name: str(folder / f"{name}.zarr") for name in (*stores, "transitions")}
+    stores = ("features", "alignment", "control", "eigs", "raw", "layers", "shuffled", "tsne", "map", "figure")
+    z = {name: str(folder / f"{name}.zarr") for name in (*stores, "classes", "transitions")}
     brain, figure = at["world/brain"], at["world/figure"]
     models = [word for name in MODELS for word in ("--model", name)]
     fit = [
         *("--responses", brain, "--rois", f"{brain}/rois.json", "--noise-ceiling", f"{brain}/noise-ceiling.npy"),
-        *("--universal-dim", "128"),
+        *("--universal-dim", "128", "--epochs", "12"),
     ]
     small = ("--n-sample", "1000", "--n-eig", "10", "--extend", "nystrom")
-    runs = [f"after={z['layers']}", f"before={z['raw']}"]
+    runs = [f"after={z['layers']}", f"before={z['raw']}", f"control={z['shuffled']}"]
     along = [word for name in MODELS for word in ("--along", name)]
     return [
         Step("attention features of three small ViTs", ["extract", at["world/images"], "-o", z["features"], *models]),
         Step(
             "one universal space, learned from the synthetic brain",
-            ["align", z["features"], "-o", z["alignment"], *fit, "--epochs", "12"],
+            ["align", z["features"], "-o", z["alignment"], *fit],
         ),
         Step(
             "the control: the same fit to shuffled image-response pairs",
-            ["align", z["features"], "-o", z["control"], *fit, "--epochs", "3", "--control", "shuffle"],
+            ["align", z["features"], "-o", z["control"], *fit, "--control", "shuffle"],
         ),
         Step(
             "do the models agree, before and after?",
             ["compare", z["features"], "--alignment", z["alignment"], "-o", at["similarity"]],
+        ),
+        Step(
+            "and after the control?",
+            ["compare", z["features"], "--alignment", z["control"], "-o", at["similarity-control"]],
         ),
         Step(
             "one graph over every model, layer, image and token",
@@ -106,6 +115,10 @@ def plan_steps(folder: Path, params: DemoParams) -> list[Step]:
             ["eigs", z["features"], "-o", z["raw"], "--group", "layer", *small],
         ),
         Step(
+            "and after the control",
+            ["eigs", z["features"], "--alignment", z["control"], "-o", z["shuffled"], "--group", "layer", *small],
+        ),
+        Step(
             "figure against ground, layer by layer",
             ["segment", *runs, "-o", z["figure"], "--masks", figure, "--resolution", "tokens"],
         ),
@@ -114,15 +127,15 @@ def plan_steps(folder: Path, params: DemoParams) -> list[Step]:
             ["segment", *runs, "-o", z["classes"], "--masks", at["world/masks"], "--resolution", "tokens"],
         ),
         Step(
-            "how figure and ground part from layer to layer",
+            "how far figure and ground part from layer to layer",
             ["transitions", z["tsne"], "-o", z["transitions"], *along, "--masks", figure, "--permutations", "200"],
         ),
         Step("photos in AlignedCut colours", ["render", z["tsne"], "-o", at["pictures"], "--images", "24"]),
         Step(
             "and everything on one page",
             [
-                *("report", z["features"], z["alignment"], z["control"], at["similarity"], z["eigs"], z["tsne"]),
-                *(z["map"], z["figure"], z["classes"], z["transitions"], "-o", at["report"]),
+                *("report", z["features"], z["alignment"], z["control"], *(at[name] for name in SIMILARITY)),
+                *(z["eigs"], z["tsne"], z["map"], z["figure"], z["classes"], z["transitions"], "-o", at["report"]),
                 *("--images", "60", "--title", "aligncut demo: a synthetic world"),
             ],
         ),
@@ -154,7 +167,7 @@ def summarize(folder: Path) -> dict[str, Any]:
         for name, path in (
             ("alignment", "alignment.zarr"),
             ("control", "control.zarr"),
-            ("similarity", "similarity"),
+            *((name, name) for name in SIMILARITY),
             ("transitions", "transitions.zarr"),
         )
     }
@@ -162,7 +175,10 @@ def summarize(folder: Path) -> dict[str, Any]:
         "report": str(folder / "report" / "index.html"),
         "brain": record["alignment"]["summary"]["scores"],
         "control_r2": record["control"]["summary"]["scores"]["all"]["r2"],
-        "between_models": record["similarity"]["summary"]["between_models"],
+        "between_models": {
+            **record["similarity"]["summary"]["between_models"],
+            "control": record["similarity-control"]["summary"]["between_models"]["after"],
+        },
         "figure": read_scores(folder / "figure.zarr"),
         "classes": read_scores(folder / "classes.zarr"),
         "parting": record["transitions"]["bifurcations"],
@@ -199,11 +215,12 @@ def describe_findings(found: dict[str, Any], folder: Path) -> str:
         format_table(
             ["ROI", "R2", "of the ceiling", "ridge R2"],
             rows,
-            title="The brain is predicted (held-out images; R2 divided by the noise ceiling):",
+            title="How well responses to held-out images are predicted (R2, and R2 divided by the noise ceiling):",
         ),
-        f"With shuffled image-response pairs R2 is {found['control_r2']:.3f}.",
+        f"The control, the same fit to shuffled image-response pairs, has R2 {found['control_r2']:.3f} over all.",
         "",
-        f"One token in two models: mean cosine {means['before']:.2f} before alignment, {means['after']:.2f} after it.",
+        f"One token in two models: mean cosine {means['before']:.2f} before alignment, {means['after']:.2f} after it, "
+        f"{means['control']:.2f} after the control.",
         "",
         *describe_scores("Figure and ground", found["figure"]),
         "",
@@ -223,29 +240,38 @@ def describe_findings(found: dict[str, Any], folder: Path) -> str:
 
 
 def describe_scores(title: str, scores: dict[str, Any]) -> list[str]:
-    """Say how well segments agree with the true masks, layer by layer."""
-    layers = range(max(len(values) for values in scores["miou"]["after"].values()))
-    rows = [
-        [model, run, *values]
-        for model in scores["miou"]["after"]
-        for run, values in ((run, scores["miou"][run][model]) for run in scores["miou"])
-    ]
+    """Say how well segments agree with the true masks, layer by layer, and how after compares with each other run."""
+    miou = scores["miou"]
+    layers = range(max(len(values) for values in miou["after"].values()))
+    rows = [[model, run, *miou[run][model]] for model in miou["after"] for run in miou]
     table = format_table(
         ["model", "alignment", *(f"layer {layer}" for layer in layers)],
         rows,
         title=f"{title}: mIoU of segments against the true masks (one label per token):",
     )
-    return [table, f"With other images' masks {scores['shuffled']:.3f}; at most {scores['bound']:.3f}."]
+    return [
+        table,
+        *(compare_runs(miou, "after", other) for other in miou if other != "after"),
+        f"With other images' masks the best layer after alignment has {scores['shuffled']:.3f}; labels of whole tokens "
+        f"reach {scores['bound']:.3f} at most.",
+    ]
+
+
+def compare_runs(miou: dict[str, dict[str, list[float]]], run: str, other: str) -> str:
+    """Say by how much mIoU of one run is above or below another's, on average over layers and in how many of them."""
+    gains = [a - b for model in miou[run] for a, b in zip(miou[run][model], miou[other][model], strict=True)]
+    mean, higher = sum(gains) / len(gains), sum(gain > 0 for gain in gains)
+    side = "above" if mean >= 0 else "below"
+    return f"{run} is {abs(mean):.3f} {side} {other} on average, and higher in {higher} of {len(gains)} layers."
 
 
 def describe_parting(steps: Sequence[dict[str, Any]]) -> list[str]:
-    """Say between which layers figure and ground part most."""
-    lines = ["Where figure and ground part (distance of their transition rows, with its permutation p):"]
+    """Say between which layers figure and ground part most, with a p that is corrected for the maximum over steps."""
+    lines = ["Where figure and ground part most (distance of their transition rows; p over all steps of a model):"]
     for model in dict.fromkeys(step["from"].partition(":")[0] for step in steps):
         own = [step for step in steps if step["from"].startswith(f"{model}:") and step["bifurcation"] is not None]
         if own:
             most = max(own, key=lambda step: step["bifurcation"])
-            lines.append(
-                f"  {most['from']} -> {most['to'].partition(':')[2]}: {most['bifurcation']:.3f} (p = {most['p']:.3f})"
-            )
+            layer, p = most["to"].partition(":")[2], most["p_corrected"]
+            lines.append(f"  {most['from']} -> {layer}: {most['bifurcation']:.3f} (p = {p:.3f})")
     return lines

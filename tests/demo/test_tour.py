@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from aligncut_cli.demo.tour import compare_runs, plan_steps
 from aligncut_cli.maths.grid import weigh_tokens_by_class
 from aligncut_cli.maths.segmentation import ClassCentres, OracleScore
+from aligncut_cli.params import DemoParams
+from aligncut_cli.store.read import open_store
 from tests.conftest import Result, aligncut
 
 
@@ -49,6 +52,40 @@ def test_models_agree_on_a_token_only_after_alignment(demo: tuple[Path, Result])
     means = found(demo)["between_models"]
     assert abs(means["before"]) < 0.05
     assert means["after"] > means["before"] + 0.05
+
+
+def test_the_control_is_the_same_fit_and_stands_beside_before_and_after(demo: tuple[Path, Result]) -> None:
+    means, text = found(demo)["between_models"], demo[1].err
+    assert f"{means['after']:.2f} after it, {means['control']:.2f} after the control" in text
+    for scores in (found(demo)["figure"], found(demo)["classes"]):
+        assert list(scores["miou"]) == ["after", "before", "control"]
+        assert compare_runs(scores["miou"], "after", "control") in text
+    stores = [open_store(demo[0] / f"{name}.zarr") for name in ("alignment", "control")]
+    differ = {key for key, value in stores[0].record["params"].items() if stores[1].record["params"][key] != value}
+    assert differ == {"control"}
+
+
+def test_each_score_names_the_classes_that_its_masks_have(demo: tuple[Path, Result]) -> None:
+    assert open_store(demo[0] / "figure.zarr").record["classes"] == ["ground", "figure"]
+    assert len(open_store(demo[0] / "classes.zarr").record["classes"]) == 9
+    assert demo[1].err.count("mIoU over 2 classes") == 1
+    assert demo[1].err.count("mIoU over 9 classes") == 1
+
+
+def test_what_is_said_of_two_runs_follows_their_scores() -> None:
+    miou = {"after": {"a": [0.5, 0.4], "b": [0.3]}, "before": {"a": [0.4, 0.5], "b": [0.0]}}
+    assert (
+        compare_runs(miou, "after", "before") == "after is 0.100 above before on average, and higher in 2 of 3 layers."
+    )
+    assert (
+        compare_runs(miou, "before", "after") == "before is 0.100 below after on average, and higher in 1 of 3 layers."
+    )
+
+
+def test_the_commands_of_fit_and_control_differ_in_the_control_alone(tmp_path: Path) -> None:
+    fits = [step.arguments for step in plan_steps(tmp_path, DemoParams()) if step.arguments[0] == "align"]
+    fit, control = ([word for word in words if not word.endswith(".zarr")] for words in fits)
+    assert control == [*fit, "--control", "shuffle"]
 
 
 def test_figure_and_ground_part_better_than_by_colour_and_by_other_masks(demo: tuple[Path, Result]) -> None:
