@@ -44,10 +44,9 @@ class ExchangedMasks:
         sources: NDArray[np.int32] = self._sources[place]
         return sources
 
-    def read(self, image: int) -> NDArray[np.bool_]:
-        """Return foreground and background of an image under every assignment: (1 + n_permutations, 2, token)."""
-        bits = self._bits[self.find_sources(image)]
-        return np.unpackbits(bits, axis=2, count=self.n_tokens).astype(np.bool_)
+    def read(self, image: int) -> NDArray[np.uint8]:
+        """Return foreground and background of an image under every assignment, 1 or 0: (1 + permutations, 2, token)."""
+        return np.unpackbits(self._bits[self.find_sources(image)], axis=2, count=self.n_tokens)
 
 
 def count_as_extreme(null: Floats, observed: Floats | np.float64) -> Floats:

@@ -65,14 +65,13 @@ class TransitionCounts:
         to_members   : (token, to)
         image        : position of the image, which decides its mask in every permutation; images may come in any order
         """
-        inside = from_members.any(axis=1)
-        before, after = from_members[inside], to_members[inside]
-        landed = np.concatenate([after, ~after.any(axis=1, keepdims=True), np.ones((len(after), 1), np.bool_)], axis=1)
+        lost, every = ~to_members.any(axis=1, keepdims=True), np.ones((len(to_members), 1), np.bool_)
+        landed = np.concatenate([to_members, lost, every], axis=1)
         # Of each token in which cells of the table it counts; float32 holds counts of tokens exactly, and is fast.
-        cells = (before[:, :, None] & landed[:, None, :]).reshape(len(before), self.every.size).astype(np.float32)
+        cells = (from_members[:, :, None] & landed[:, None, :]).reshape(len(landed), self.every.size).astype(np.float32)
         self.every += cells.sum(axis=0).astype(np.int64).reshape(self.shape)
         if self.masks is not None:
-            chosen = self.masks.read(image)[:, :, inside].reshape(2 * len(self.sides), len(before)).astype(np.float32)
+            chosen = self.masks.read(image).reshape(2 * len(self.sides), len(cells)).astype(np.float32)
             self.sides += (chosen @ cells).astype(np.int64).reshape(self.sides.shape)
 
     def finish(self) -> TransitionResult:
