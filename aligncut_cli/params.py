@@ -214,6 +214,10 @@ class MaskParams(StageParams):
     masks_format: Literal["auto", "png", "voc", "imagenet-seg"] = knob(
         "auto", "What --masks is: a folder of IMAGE.png, PASCAL VOC 2012, or ImageNet-Segmentation's .mat file."
     )
+    threshold: int | None = knob(
+        None, "Read PNG masks as binary: values from here on are the object.", at_least=1, at_most=65535
+    )
+    split: str = knob("val", "Images of PASCAL VOC: train, val, trainval, or a file that lists them.")
 
 
 ORACLE_N_EIG = 10

@@ -127,11 +127,11 @@ def _require_names_fit(
     if not beyond and (inside or limit == 2 or IGNORE_VALUE not in survey.values or limit > IGNORE_VALUE):
         return
     raise BadInput(
-        f"{names_file} names {limit} classes (0 to {limit - 1}), and the masks in {path} have other values: "
-        f"{survey.describe()}.",
-        why=f"For example {survey.example[beyond[0]].name} has {beyond[0]}."
+        f"{survey.example[beyond[0]]} has class index {beyond[0]}, but only {limit} classes are named "
+        f"(0 to {limit - 1}) in {names_file}."
         if beyond
-        else "They hold 0 and 255 only, as binary masks do.",
+        else f"{names_file} names {limit} classes, and the masks in {path} hold 0 and 255 only, as binary ones do.",
+        why=f"All masks together: {survey.describe()}.",
         do="Name every class with --classes FILE, one per line from 0 = background; or read the masks as binary: "
         "--threshold 128",
     )

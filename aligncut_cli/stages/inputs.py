@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aligncut_cli.console import Console
 from aligncut_cli.digests import digest_file, digest_of
 from aligncut_cli.errors import BadInput
 from aligncut_cli.images.folder import walk_files
+from aligncut_cli.params import MaskParams
 from aligncut_cli.store.provenance import InputRecord
 
 if TYPE_CHECKING:
@@ -30,14 +32,17 @@ class MaskInput:
     format: str | None = None
 
 
-def open_mask_input(path: Path | None, *, format: str, classes: Path | None) -> MaskInput:
-    """Open masks and hash their files; images are not looked at yet."""
+def open_mask_input(path: Path | None, params: MaskParams, *, classes: Path | None, console: Console) -> MaskInput:
+    """Open masks and hash their files; images are not looked at yet. What is used unasked is said."""
     if path is None:
         return MaskInput()
     from aligncut_cli.masks import guess_format, open_masks
 
-    masks = open_masks(path, format=format, classes=classes)
-    content = [list(masks.ids), [digest_file(file) for file in masks.sources]]
+    format, threshold = params.masks_format, params.threshold
+    masks = open_masks(path, format=format, classes=classes, threshold=threshold, split=params.split)
+    for note in masks.notes:
+        console.note(note)
+    content = [list(masks.ids), [digest_file(file) for file in masks.sources], *([threshold] if threshold else [])]
     record = InputRecord(str(path.resolve()), "masks", digest_of(content), files=tuple(masks.sources))
     return MaskInput(masks, [record], guess_format(path) if format == "auto" else format)
 

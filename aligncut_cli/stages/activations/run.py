@@ -37,7 +37,7 @@ def run(
         raise UsageError("--token and --slot go together", do="Give both, such as --token cat:6,7 --slot clip:5.")
     source, aligned = open_store(features, "features"), open_store(alignment, "alignment")
     stores = [source, aligned]
-    truth = open_mask_input(masks, format=params.masks_format, classes=classes)
+    truth = open_mask_input(masks, params, classes=classes, console=console)
     identity = Identity(
         stage="activations",
         version=VERSION,
@@ -45,7 +45,7 @@ def run(
         params=as_record(params),
         inputs=[*(store.as_input for store in stores), *truth.records],
         extra={"masks_format": truth.format} | ({} if photos is None else {"photos": str(photos)}),
-        loose=["masks_format", "seed"],
+        loose=["masks_format", "threshold", "split", "seed"],
     )
 
     def build(work: Work) -> Stage:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 VERSION = 2
 FIGURES_VERSION = 2
-LOOSE = ("masks_format", "pictures")
+LOOSE = ("masks_format", "threshold", "split", "pictures")
 
 
 def run(
@@ -50,7 +50,7 @@ def run(
         )
     if masks is None and len(runs) > 1:
         raise UsageError("several eigs stores can only be compared by a score", do="Give --masks DIR.")
-    truth = open_mask_input(masks, format=params.masks_format, classes=classes)
+    truth = open_mask_input(masks, params, classes=classes, console=console)
     identity = Identity(
         stage="segment",
         version=VERSION,

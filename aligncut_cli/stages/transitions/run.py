@@ -36,7 +36,7 @@ def run(
     if params.radius is not None and not params.radius > 0:
         raise UsageError(f"a radius of {params.radius} holds no token", do="Give a --radius above 0.")
     source = open_store(tsne, "tsne")
-    truth = open_mask_input(masks, format=params.masks_format, classes=classes)
+    truth = open_mask_input(masks, params, classes=classes, console=console)
     identity = Identity(
         stage="transitions",
         version=VERSION,
@@ -44,7 +44,7 @@ def run(
         params=as_record(params),
         inputs=[source.as_input, *truth.records],
         extra={"masks_format": truth.format},
-        loose=["masks_format"],
+        loose=["masks_format", "threshold", "split"],
     )
 
     def build(work: Work) -> Stage:
