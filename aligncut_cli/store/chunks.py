@@ -57,9 +57,9 @@ def check_chunk(file: Path | str) -> bytes:
     import google_crc32c
 
     stored = read_checksum(file)
-    with open(file, "rb", buffering=0) as stream:
-        content = memoryview(stream.read())
-    if struct.pack("<I", google_crc32c.value(content[:-CHECKSUM_BYTES])) != stored:
+    with open(file, "rb") as stream:
+        content = stream.read(os.fstat(stream.fileno()).st_size - CHECKSUM_BYTES)
+    if struct.pack("<I", google_crc32c.value(content)) != stored:
         raise DamagedChunk("its checksum is wrong")
     return stored
 

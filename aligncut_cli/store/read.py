@@ -122,7 +122,8 @@ class Store:
             node = self._node(name)
             if not isinstance(node, zarr.Array):
                 raise BadInput(f"{self.path} has no array {name!r}", do=f"Look with: aligncut inspect {self.path}")
-            self._check(name, node)
+            with _damage_named(self.path):
+                self._check(name, node)
             self._arrays[name] = node
         return self._arrays[name]
 

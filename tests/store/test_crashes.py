@@ -1,4 +1,4 @@
-"""Ended at every single file operation, each time in a process of its own: nothing is lost, mixed or left in the way."""
+"""Ended at every single file operation, each time in a process of its own: nothing is lost or left in the way."""
 
 from __future__ import annotations
 
