@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from aligncut_cli.store.kinds.alignment import DEVIATION
 from aligncut_cli.store.read import open_store
-from tests.conftest import TINY, aligncut, array_bytes, done, make_photos
+from tests.conftest import TINY, aligncut, array_bytes, done, make_photos, spawn
 from tests.planted import write_features
 from tests.stages.made_stores import make_alignment
 
@@ -133,6 +133,21 @@ def test_an_exact_solution_is_not_far_above_its_noise_floor_and_a_poor_one_is(tm
     ratios = {name: np.array(check["residual"]) / check["noise"] for name, check in checks.items()}
     assert np.sqrt(np.square(ratios["exact"]).mean()) < 2
     assert ratios["poor"].min() > 3
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes_and_the_same_shares(tmp_path: Path, features: Path) -> None:
+    args = [*CARRIED, "--centre", "slot", "--orthogonalize", "--check", 50]
+    whole = done("eigs", features, "-o", tmp_path / "whole.zarr", *args)
+    command = ["eigs", features, "-o", tmp_path / "killed.zarr", *args]
+    process = spawn(command)
+    total = int(process.communicate()[1].rpartition("file operations: ")[2])
+    shutil.rmtree(tmp_path / "killed.zarr")
+    for share in (0.6, 0.1):  # the second of the rest
+        spawn(command, kill_after=int(share * total)).communicate()
+        assert (tmp_path / "killed.zarr.wip").exists()
+    resumed = done(*command)
+    assert array_bytes(resumed) == array_bytes(whole)
+    assert open_store(resumed).record["summary"] == open_store(whole).record["summary"]
 
 
 def naive_share(rows: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
