@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -41,6 +42,15 @@ def finish(root: zarr.Group, path: Path, kind: str, models: Sequence[str], **mor
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         zarr.consolidate_metadata(str(path))
+    return path
+
+
+def unseal(path: Path) -> Path:
+    """Take the checksums of chunks out of a store's record, as somebody would who forges its arrays."""
+    file = path / "zarr.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    content["attributes"]["aligncut"].pop("manifest", None)
+    file.write_text(json.dumps(content), encoding="utf-8")
     return path
 
 

@@ -19,7 +19,7 @@ from aligncut_cli.stages.blocks import read_square, table_block
 from aligncut_cli.store.read import open_store
 from aligncut_cli.viz import page
 from tests.conftest import TINY, aligncut, done, make_photos
-from tests.stages.made_stores import make_node_store
+from tests.stages.made_stores import make_node_store, unseal
 
 
 def read_piece(report: Path, name: str) -> Any:
@@ -153,7 +153,7 @@ def test_text_of_stores_can_neither_end_a_script_nor_name_a_file(tmp_path: Path,
     copy = tmp_path / "</script><b>.zarr"
     copy.parent.mkdir(parents=True)
     shutil.copytree(eigs, copy)
-    ids = zarr.open_group(copy, mode="r+")["images/id"]
+    ids = zarr.open_group(unseal(copy), mode="r+")["images/id"]
     names = ids[:]
     names[0], names[1] = "../../escaped", "</script><script>alert(1)</script>\u2028"
     ids[:] = names
@@ -202,7 +202,7 @@ def test_a_photo_is_never_looked_up_outside_the_folder_of_photos(tmp_path: Path,
     shutil.copytree(eigs, copy)
     make_photos(photos, 1)
     shutil.copyfile(photos / "photo-000.png", tmp_path / "outside.png")
-    images = zarr.open_group(copy, mode="r+")["images"]
+    images = zarr.open_group(unseal(copy), mode="r+")["images"]
     ids, paths = images["id"][:], images["path"][:]
     ids[0], ids[1], paths[:] = "../../outside", str(tmp_path / "outside"), "/gone/nowhere.png"
     ids[2] = "photo-000"
