@@ -488,6 +488,16 @@ def test_concepts_of_mapped_features_are_those_of_features_mapped_while_reading(
         np.testing.assert_allclose(np.load(out / name), np.load(described / name), atol=1e-3)
 
 
+def test_features_that_one_alignment_has_mapped_cannot_be_mapped_by_controls(
+    tmp_path: Path, tsne: Path, mapped: Path, alignment: Path
+) -> None:
+    control = make_controls(tmp_path / "c.zarr", seed=1, controls=["shuffled pairs"])
+    args = ["--features", mapped, "--alignment", alignment, "--controls", control, "-o", tmp_path / "out"]
+    result = aligncut("concepts", tsne, *args)
+    assert result.code == 2, result.err
+    assert "as they were extracted" in result.err
+
+
 def test_activations_of_mapped_features_are_those_of_features_mapped_while_reading(
     tmp_path: Path, features: Path, mapped: Path, alignment: Path, figure_ground: Path
 ) -> None:
