@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from aligncut_cli.errors import UsageError
 
 T = TypeVar("T")
+BRAIN_CHANNELS, CONSENSUS_CHANNELS = 768, 128
 
 
 def knob(
@@ -85,8 +86,23 @@ class ExtractParams(StageParams):
         "clip, dino, mae, any timm ViT, or NAME=TIMM_NAME; @PIXELS sets its input's side. Once per model.",
     )
     weights: tuple[str, ...] = knob(
-        (), "NAME=FILE loads a checkpoint, NAME=random takes random weights; otherwise timm's pretrained ones."
+        (),
+        "NAME=FILE, FILE::PART, a folder or hf-hub:ORG/NAME loads a checkpoint, NAME=random takes random weights; "
+        "otherwise timm's pretrained ones.",
     )
+    site: Literal["attn", "block", "mlp", "qkv"] = knob(
+        "attn",
+        "What is taken of a block: what attention or the MLP adds to the residual stream, the stream after the block, "
+        "or queries, keys and values.",
+    )
+    mean: tuple[str, ...] = knob(
+        (), "R,G,B or NAME=R,G,B: mean by which colours in 0..1 are normalised; otherwise the weights' own."
+    )
+    std: tuple[str, ...] = knob((), "R,G,B or NAME=R,G,B: their standard deviation; otherwise the weights' own.")
+    interpolation: tuple[str, ...] = knob(
+        (), "bicubic, bilinear, ... or NAME=bicubic: how photos are resized; otherwise as the weights want it."
+    )
+    size: tuple[str, ...] = knob((), "PIXELS or NAME=PIXELS: side of the input, as @PIXELS after a model.")
     layers: str = knob("all", "Layers to keep: all, a range such as 0-11, or a list such as 3,6,9.")
     save: Literal["tokens", "pooled", "both"] = knob(
         "both", "Save every token (float16), the mean over tokens (float32), or both."
@@ -101,7 +117,16 @@ class ExtractParams(StageParams):
 class AlignParams(StageParams):
     """Parameters of `align`."""
 
-    universal_dim: int = knob(768, "Channels of the universal space (D').", at_least=2)
+    target: Literal["brain", "consensus", "both"] = knob(
+        "brain", "What the space is learned from: the responses, what the slots share, or the responses inside that."
+    )
+    universal_dim: int | None = knob(
+        None,
+        f"Channels of the universal space (D'); otherwise {BRAIN_CHANNELS}, or {CONSENSUS_CHANNELS} of a consensus.",
+        at_least=2,
+    )
+    n_sample: int = knob(20_000, "Tokens sampled of every slot to find the consensus.", at_least=20)
+    remove_position: bool = knob(False, "Take each position's mean token out before the consensus is found.")
     centre: bool = knob(
         True,
         "Keep each slot's mean token at zero exactly, or (the paper) only by the soft term of Eq. 6.",
@@ -141,6 +166,11 @@ class AlignParams(StageParams):
     order: Literal["auto", "name", "path", "natural", "imagefolder", "caseless", "given"] = knob(
         "auto", "How the images of unnamed rows were sorted; auto refuses where the plausible ways differ."
     )
+
+    @property
+    def channels(self) -> int:
+        """Return D', which depends on the target where it is not given."""
+        return self.universal_dim or (BRAIN_CHANNELS if self.target == "brain" else CONSENSUS_CHANNELS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-import timm
 import torch
 from torch import nn
 
 from aligncut_cli.errors import UsageError
 from aligncut_cli.maths.products import linear
-from aligncut_cli.models.registry import SHORT_NAMES, ModelSpec
-from aligncut_cli.models.weights import WeightsRecord, build_model, load_model
+from aligncut_cli.models.build import build_model
+from aligncut_cli.models.registry import ModelSpec
+from aligncut_cli.models.sites import listen, taps_of
+from aligncut_cli.models.support import check_known, find_trunk, refuse
+from aligncut_cli.models.weights import WeightsRecord, load_model, preprocessing_of
 
 # What CUDA computes matrix products in. The tokens are stored as float16, so bfloat16 would spend 3 of their 11
 # significant bits for a range that they cannot use; the residual stream stays float32 under autocast either way. What
@@ -24,18 +25,23 @@ from aligncut_cli.models.weights import WeightsRecord, build_model, load_model
 CUDA_PRECISION = torch.float16
 
 
+# What creating or running a model of timm's raises where an option or an input does not suit it.
+_UNSUITED = (TypeError, ValueError, RuntimeError, AttributeError, AssertionError, NotImplementedError, IndexError)
+
+
 @dataclass(frozen=True)
 class BackboneInfo:
-    """A model's geometry.
+    """A model's geometry, and how its images are prepared.
 
-    grid        : (h, w) patches; token 1 + row * w + column (without class token: row * w + column) is a patch
-    class_token : whether token 0 is the class token
-    n_register  : register (and distillation) tokens that are dropped
-    image_size  : (h, w) of the input in pixels
-    mean, std   : (3,) that the model's input is normalised with, for colours in 0..1
-    interpolation : how photos are resized for it, by timm's name
-    patch_size  : side of a patch in pixels
-    n_tokens    : h * w + class_token
+    channels      : of the features, at the site where they are taken
+    grid          : (h, w) patches; token 1 + row * w + column (without class token: row * w + column) is a patch
+    class_token   : whether token 0 is the class token
+    n_register    : further tokens before the patches, which are dropped: registers, distillation
+    image_size    : (h, w) of the input in pixels
+    mean, std     : (3,) that the model's input is normalised with, for colours in 0..1
+    interpolation : how images are resized, by timm's name for it
+    patch_size    : side of a patch in pixels
+    n_tokens      : h * w + class_token
     """
 
     timm_name: str
@@ -55,7 +61,7 @@ class BackboneInfo:
 class Features(NamedTuple):
     """What `Backbone.extract` returns, on the model's device.
 
-    tokens : (L, B, T, C) float16, attention branch per layer, image, token and channel
+    tokens : (L, B, T, C) float16, feature per layer, image, token and channel
     pooled : (L, B, C) float32, mean over all T tokens of the values before they were rounded to float16
     finite : (L, B) bool, whether all of tokens[l, b] is finite; beyond 65504 float16 is infinite
     """
@@ -65,18 +71,26 @@ class Features(NamedTuple):
     finite: torch.Tensor
 
 
-def describe_backbone(spec: ModelSpec) -> BackboneInfo:
-    """Check that the model exists and is supported, and say what shape its features have; no weights are made."""
-    _check_known(spec.timm_name)
+def describe_backbone(spec: ModelSpec, *, site: str = "attn") -> BackboneInfo:
+    """Check that the model exists and is supported, and say what shape its features have; no weights are made.
+
+    site : where in a block features are taken, see `sites.taps_of`
+    """
+    check_known(spec.timm_name)
     with torch.device("meta"):
         # First at timm's own size: whether the model takes another one is known once it is seen to be a ViT.
-        model = build_model(ModelSpec(spec.name, spec.timm_name, None, spec.arch))
-        _check_supported(model, spec)
+        model = build_model(replace(spec, image_size=None))
+        info = _describe(model, spec, site)
         if spec.image_size is not None:
-            _check_size(model, spec)
-            model = build_model(spec)
-        info = _describe(model, spec.timm_name)
-        _check_hooked_shape(model, info, spec)
+            _check_size(info, spec)
+            try:
+                model = build_model(spec)
+            except _UNSUITED as error:
+                raise UsageError(
+                    f"{spec.timm_name} does not take an input of {spec.image_size} pixels: {error}",
+                    do=f"Leave the size out: --model {spec.name}={spec.timm_name}",
+                ) from error
+            info = _describe(model, spec, site)
     return info
 
 
@@ -91,12 +105,15 @@ class Backbone:
         *,
         layers: Sequence[int],
         device: torch.device,
+        site: str = "attn",
     ) -> None:
         self.info = info
         self.weights_record = weights_record
         self.layers = tuple(layers)
-        self.device = device
-        self._model: Any = _cut_after(model, max(layers)).requires_grad_(False).eval().to(device)
+        self.device, self._site = device, site
+        self._trunk = find_trunk(model)
+        self._trunk.blocks = self._trunk.blocks[: max(layers) + 1]
+        self._model: Any = model.requires_grad_(False).eval().to(device)
         if device.type == "cpu":
             _hasten_linear_layers(self._model)
         # (x / 255 - mean) / std as one multiplication and one addition
@@ -107,32 +124,37 @@ class Backbone:
     def extract(self, images: torch.Tensor) -> Features:
         """Compute the attention branch, as it joins the residual stream, at the chosen layers (PAPER.md, stage 1).
 
+        With another site than `attn`, that of `sites.taps_of`.
+
         images : (B, 3, H, W) uint8 of the model's input size, on any device
         """
         info = self.info
         if images.dtype != torch.uint8 or tuple(images.shape[1:]) != (3, *info.image_size):
             raise ValueError(f"images are {images.dtype} {tuple(images.shape)}, not uint8 (B, 3, *{info.image_size})")
-        count, n_layers = len(images), len(self.layers)
+        count, n_layers, last = len(images), len(self.layers), max(self.layers)
         tokens = torch.empty((n_layers, count, info.n_tokens, info.channels), dtype=torch.float16, device=self.device)
         pooled = torch.empty((n_layers, count, info.channels), dtype=torch.float32, device=self.device)
         finite = torch.empty((n_layers, count), dtype=torch.bool, device=self.device)
 
-        def keep(index: int) -> Callable[[nn.Module, Any, torch.Tensor], None]:
-            def hook(module: nn.Module, args: Any, output: torch.Tensor) -> None:
-                kept = self._drop_registers(output)
+        def keep(index: int, layer: int) -> Callable[[torch.Tensor], None]:
+            def hook(value: torch.Tensor) -> None:
+                kept = self._drop_registers(value.flatten(1, -2))
                 tokens[index] = kept
                 pooled[index] = kept.mean(dim=1, dtype=torch.float32)
                 # A float32 sum of this many float16 values cannot overflow: it is finite when all of them are.
                 finite[index] = tokens[index].sum(dim=(1, 2), dtype=torch.float32).isfinite()
+                if layer == last:
+                    raise _EnoughError
 
             return hook
 
+        blocks = [(self._trunk.blocks[layer], keep(index, layer)) for index, layer in enumerate(self.layers)]
         with contextlib.ExitStack() as stack:
-            for index, layer in enumerate(self.layers):
-                stack.enter_context(self._model.blocks[layer].ls1.register_forward_hook(keep(index)))
+            listen(stack, blocks, self._site)
             if self.device.type == "cuda":
                 stack.enter_context(torch.autocast("cuda", dtype=CUDA_PRECISION))
-            self._model.forward_features(self._normalise(images))
+            with contextlib.suppress(_EnoughError):
+                self._model.forward_features(self._normalise(images))
         return Features(tokens, pooled, finite)
 
     def _normalise(self, images: torch.Tensor) -> torch.Tensor:
@@ -154,17 +176,20 @@ def load_backbone(
     seed: int,
     device: torch.device,
     announce: Callable[[str], None] | None = None,
+    site: str = "attn",
 ) -> Backbone:
     """Load a model and its weights, and keep what the chosen layers need.
 
     layers   : indices from 0, in the order of the result's first axis
     seed     : of random weights
-    announce : is told, in a sentence, before something slow such as a download
+    announce : is told, in a sentence, before something slow such as a download, and what the weights changed
+    site     : where in a block features are taken, see `sites.taps_of`
     """
-    info = describe_backbone(spec)
+    info = describe_backbone(spec, site=site)
     check_layers(info, layers, name=spec.name)
     model, record = load_model(spec, seed=seed, announce=announce)
-    return Backbone(model, info, record, layers=layers, device=device)
+    info = replace(info, **preprocessing_of(model, spec)._asdict())
+    return Backbone(model, info, record, layers=layers, device=device, site=site)
 
 
 def check_layers(info: BackboneInfo, layers: Sequence[int], *, name: str) -> None:
@@ -179,52 +204,12 @@ def check_layers(info: BackboneInfo, layers: Sequence[int], *, name: str) -> Non
         )
 
 
-def _check_known(timm_name: str) -> None:
-    architecture, _, tag = timm_name.partition(".")
-    if timm.is_model(architecture):
-        if not tag:
-            return
-        tagged = timm.list_models(f"{architecture}.*", pretrained=True)
-        if timm_name in tagged:
-            return
-        raise UsageError(
-            f"timm's {architecture} has no weights called '{tag}'",
-            why=f"It has: {', '.join(name.partition('.')[2] for name in tagged) or 'none'}.",
-            do=f"For example: --model {(difflib.get_close_matches(timm_name, tagged, 1, 0) or [architecture])[0]}",
-        )
-    names = [*SHORT_NAMES, *timm.list_models(), *timm.list_models(pretrained=True)]
-    close = difflib.get_close_matches(timm_name, names, n=3)
-    raise UsageError(
-        f"timm {timm.__version__} has no model called '{timm_name}'",
-        why=f"Close to it are: {', '.join(close)}." if close else f"Short names are: {', '.join(SHORT_NAMES)}.",
-        do=f"For example: --model {(close or ['dino'])[0]}",
-    )
+class _EnoughError(Exception):
+    """Ends a model's pass once its last layer has been heard."""
 
 
-def _check_supported(model: Any, spec: ModelSpec) -> None:
-    blocks = getattr(model, "blocks", None)
-    if (
-        not isinstance(blocks, nn.Sequential | nn.ModuleList)
-        or not all(hasattr(block, "ls1") for block in blocks)
-        or not hasattr(model, "num_prefix_tokens")
-        or not hasattr(getattr(model, "patch_embed", None), "grid_size")
-    ):
-        raise _unsupported(model, spec)
-
-
-def _unsupported(model: nn.Module, spec: ModelSpec) -> UsageError:
-    return UsageError(
-        f"{spec.timm_name} is a {type(model).__name__}, which aligncut cannot take features from",
-        why="It needs a plain ViT of timm's, with the attention branch of every block at blocks.i.ls1 and one grid of "
-        "tokens throughout: vit_* (CLIP, DINOv2, MAE, SigLIP, augreg, ...), deit_*, deit3_* and flexivit_*, as far as "
-        "they are a VisionTransformer.",
-        do="For example: --model vit_small_patch14_dinov2.lvd142m",
-    )
-
-
-def _check_size(model: Any, spec: ModelSpec) -> None:
-    patch = model.patch_embed.img_size[0] // model.patch_embed.grid_size[0]
-    size = spec.image_size or 0
+def _check_size(info: BackboneInfo, spec: ModelSpec) -> None:
+    patch, size = info.patch_size, spec.image_size or 0
     if size % patch:
         near = [value for value in (size // patch * patch, (size // patch + 1) * patch) if value]
         raise UsageError(
@@ -234,37 +219,62 @@ def _check_size(model: Any, spec: ModelSpec) -> None:
         )
 
 
-def _describe(model: Any, timm_name: str) -> BackboneInfo:
-    grid, image_size = tuple(model.patch_embed.grid_size), tuple(model.patch_embed.img_size)
-    class_token = getattr(model, "cls_token", None) is not None
+@torch.inference_mode()
+def _describe(model: Any, spec: ModelSpec, site: str) -> BackboneInfo:
+    """Send one image without values through the model, and see that every layer gives one grid of tokens."""
+    trunk = find_trunk(model)
+    if trunk is None:
+        raise refuse(model, spec, site=site)
+    if not all(taps_of(block, site) for block in trunk.blocks):
+        raise refuse(model, spec, site=site, why=f"no {site} branch is known in its {type(trunk.blocks[0]).__name__}")
+    shapes: list[tuple[int, ...]] = []
+    size, grid = _input_size(model, trunk, spec)
+    try:
+        with contextlib.ExitStack() as stack:
+            keep = functools.partial(_note_shape, shapes)
+            listen(stack, [(block, keep) for block in trunk.blocks], site)
+            model.forward_features(torch.empty((1, 3, *size), device="meta"))
+    except _UNSUITED as error:
+        raise refuse(model, spec, site=site, why=f"it does not run on one image ({error})") from error
+    declared = int(getattr(trunk, "num_prefix_tokens", 0) or 0)
+    n_prefix = shapes[0][1] - grid[0] * grid[1] if shapes and len(shapes[0]) == 3 else -1
+    # Class attention adds its token after the blocks, so that they have patches only.
+    counts = sorted({shape[1] for shape in shapes})
+    if len(counts) > 1:
+        raise refuse(model, spec, site=site, why=f"its layers have {' and '.join(map(str, counts))} tokens")
+    if n_prefix not in (0, declared) or len(shapes) != len(trunk.blocks) or len(set(shapes)) > 1:
+        raise refuse(model, spec, site=site)
+    tokens = (getattr(part, "cls_token", None) for part in (trunk, getattr(trunk, "embeds", None)))
+    class_token = n_prefix > 0 and any(token is not None for token in tokens)
     return BackboneInfo(
-        timm_name=timm_name,
-        n_layers=len(model.blocks),
-        channels=int(model.embed_dim),
+        timm_name=spec.timm_name,
+        n_layers=len(shapes),
+        channels=shapes[0][2],
         grid=grid,
         class_token=class_token,
-        n_register=int(model.num_prefix_tokens) - int(class_token),
-        image_size=image_size,
-        mean=tuple(model.pretrained_cfg["mean"]),
-        std=tuple(model.pretrained_cfg["std"]),
-        interpolation=str(model.pretrained_cfg.get("interpolation") or "bicubic"),
-        patch_size=image_size[0] // grid[0],
-        n_tokens=grid[0] * grid[1] + int(class_token),
+        n_register=n_prefix - class_token,
+        image_size=size,
+        **preprocessing_of(model, spec)._asdict(),
+        patch_size=size[0] // grid[0],
+        n_tokens=grid[0] * grid[1] + class_token,
     )
 
 
-@torch.inference_mode()
-def _check_hooked_shape(model: Any, info: BackboneInfo, spec: ModelSpec) -> None:
-    """Send one image without values through the model, and see that first and last layer give the tokens expected."""
-    expected = (1, info.n_tokens + info.n_register, info.channels)
-    shapes: list[tuple[int, ...]] = []
-    with contextlib.ExitStack() as stack:
-        for block in (model.blocks[0], model.blocks[-1]):
-            hook = block.ls1.register_forward_hook(lambda module, args, output: shapes.append(tuple(output.shape)))
-            stack.enter_context(hook)
-        model.forward_features(torch.empty((1, 3, *info.image_size), device="meta"))
-    if shapes != [expected, expected]:
-        raise _unsupported(model, spec)
+def _note_shape(shapes: list[tuple[int, ...]], value: torch.Tensor) -> None:
+    shapes.append(tuple(value.flatten(1, -2).shape))
+
+
+def _input_size(model: Any, trunk: Any, spec: ModelSpec) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return (h, w) of the input in pixels and of the grid of patches."""
+    embed = getattr(trunk, "patch_embed", None)
+    own = getattr(embed, "img_size", None)
+    asked = None if spec.image_size is None else (spec.image_size, spec.image_size)
+    height, width = own or asked or model.pretrained_cfg["input_size"][1:]
+    grid = getattr(embed, "grid_size", None)
+    if grid is None:
+        reduction = int(trunk.feature_info[-1]["reduction"])
+        grid = (height // reduction, width // reduction)
+    return (int(height), int(width)), (int(grid[0]), int(grid[1]))
 
 
 def _hasten_linear_layers(model: nn.Module) -> None:
@@ -272,12 +282,3 @@ def _hasten_linear_layers(model: nn.Module) -> None:
     for layer in model.modules():
         if type(layer) is nn.Linear:
             layer.forward = functools.partial(linear, weight=layer.weight, bias=layer.bias)  # type: ignore[method-assign]
-
-
-def _cut_after(model: Any, last: int) -> Any:
-    """Remove what comes after the attention branch of layer `last`."""
-    model.blocks = model.blocks[: last + 1]
-    final = model.blocks[last]
-    final.norm2, final.mlp, final.ls2 = nn.Identity(), nn.Identity(), nn.Identity()
-    model.norm = nn.Identity()
-    return model

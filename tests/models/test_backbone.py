@@ -108,8 +108,13 @@ def test_a_layers_features_do_not_depend_on_which_others_are_asked_for() -> None
 def test_blocks_after_the_last_layer_and_its_mlp_are_not_computed() -> None:
     backbone = load_backbone(tiny(), layers=[1], seed=0, device=CPU)
     assert len(backbone._model.blocks) == 2
-    assert isinstance(backbone._model.blocks[1].mlp, nn.Identity)
-    assert not isinstance(backbone._model.blocks[0].mlp, nn.Identity)
+    called: list[str] = []
+    for name, module in backbone._model.named_modules():
+        module.register_forward_hook(lambda module, args, output, name=name: called.append(name))
+    backbone.extract(images(1))
+    assert "blocks.0.mlp" in called
+    assert "blocks.1.attn" in called
+    assert not {"blocks.1.norm2", "blocks.1.mlp", "norm"} & set(called)
 
 
 def test_the_batch_and_the_memory_layout_change_nothing_but_rounding() -> None:
@@ -177,17 +182,172 @@ def test_the_description_leaves_torchs_generator_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["resnet18", "hiera_tiny_224", "samvit_base_patch16", "beit_base_patch16_224", "vit_base_patch16_dinov3.lvd1689m"],
+    ("name", "why"),
+    [
+        ("resnet18", "a ResNet,.*it has no attention"),
+        ("mixer_s32_224", "a MlpMixer,"),
+        ("hiera_tiny_224", "a Hiera,"),
+        ("swin_tiny_patch4_window7_224", "a SwinTransformer,.*one grid"),
+        ("volo_d1_224", "a VOLO,.*one grid"),
+        ("convit_tiny", "a ConVit,.*196 and 197 tokens"),
+    ],
 )
-def test_models_without_a_hookable_attention_branch_are_refused(name: str) -> None:
-    with pytest.raises(UsageError, match=r"(?s)cannot take features from.*vit_\*.*--model"):
+def test_models_whose_layers_share_no_grid_of_tokens_are_refused_by_what_they_are(name: str, why: str) -> None:
+    with pytest.raises(UsageError, match=rf"(?s){why}.*vit_\*.*--model vit_small_patch14_dinov2\.lvd142m"):
         describe_backbone(ModelSpec("x", name))
+
+
+DEEP2 = (("depth", 2),)
+# A model of every family: name, input side or None, architecture, prefix tokens, class token.
+FAMILY_MODELS = {
+    "beit": ("beit_base_patch16_224", None, (*DEEP2, ("embed_dim", 48), ("num_heads", 3)), 1, True),
+    "beit without scale": ("beit_base_patch16_224", None, (*DEEP2, ("embed_dim", 48), ("init_values", 0.0)), 1, True),
+    "eva02": ("eva02_tiny_patch14_224", None, DEEP2, 1, True),
+    "eva02 post-norm": ("eva02_enormous_patch14_clip_224", 28, (*DEEP2, ("embed_dim", 64), ("num_heads", 4)), 1, True),
+    "dinov3": ("vit_small_patch16_dinov3", 64, DEEP2, 5, True),
+    "perception encoder": ("vit_pe_core_tiny_patch16_384", 64, DEEP2, 1, True),
+    "rotary": ("vit_medium_patch16_rope_reg1_gap_256", 64, (*DEEP2, ("embed_dim", 64), ("num_heads", 4)), 1, False),
+    "relative positions": ("vit_relpos_small_patch16_224", 64, DEEP2, 0, False),
+    "post-norm": ("vit_base_patch16_rpn_224", 64, (*DEEP2, ("embed_dim", 48), ("num_heads", 3)), 0, False),
+    "siglip": ("vit_base_patch16_siglip_224", 64, (*DEEP2, ("embed_dim", 48), ("num_heads", 3)), 0, False),
+    "distilled": ("deit_tiny_distilled_patch16_224", 64, DEEP2, 2, True),
+    "registers": ("vit_base_patch14_reg4_dinov2", 56, (*DEEP2, ("embed_dim", 48), ("num_heads", 3)), 5, True),
+    "hybrid": ("vit_tiny_r_s16_p8_224", 64, DEEP2, 1, True),
+}
+
+
+@torch.no_grad()
+def streams(model: Any, batch: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """The slow twin for models of every family: the residual stream before a block, after its attention, and after it.
+
+    A block's MLP branch is made nothing to see the stream after its attention: no module of it is listened to.
+    """
+    calls: list[tuple[Any, torch.Tensor, dict[str, Any], torch.Tensor]] = []
+    hooks = [
+        block.register_forward_hook(
+            lambda module, args, kwargs, output: calls.append((module, args[0].clone(), kwargs, output)),
+            with_kwargs=True,
+        )
+        for block in model.blocks
+    ]
+    model.forward_features(batch)
+    for hook in hooks:
+        hook.remove()
+    found = []
+    for block, before, kwargs, after in calls:
+        half = copy.deepcopy(block)
+        silent = half.drop_path2.register_forward_hook(lambda module, args, output: torch.zeros_like(output))
+        found.append((before, half(before, **kwargs), after))
+        silent.remove()
+    return found
+
+
+@pytest.mark.parametrize("family", FAMILY_MODELS)
+def test_every_family_gives_what_its_branches_add_to_the_residual_stream(family: str) -> None:
+    name, size, arch, n_prefix, class_token = FAMILY_MODELS[family]
+    spec = ModelSpec("x", name, size, arch, "random")
+    model, info = trained(spec), describe_backbone(spec)
+    assert (info.n_layers, info.class_token, info.class_token + info.n_register) == (2, class_token, n_prefix)
+    batch = images(2, info.image_size[0])
+    n_patches = info.grid[0] * info.grid[1]
+
+    def kept(stream: torch.Tensor) -> torch.Tensor:
+        assert stream.shape[1] == n_prefix + n_patches
+        return torch.cat([stream[:, : int(class_token)], stream[:, -n_patches:]], dim=1)
+
+    runs = {
+        site: Backbone(
+            copy.deepcopy(model), describe_backbone(spec, site=site), {}, layers=[0, 1], device=CPU, site=site
+        )
+        for site in ("attn", "mlp", "block")
+    }
+    features = {site: backbone.extract(batch).tokens.float() for site, backbone in runs.items()}
+    for layer, (before, between, after) in enumerate(streams(model, runs["attn"]._normalise(batch))):
+        for site, expected in (("attn", between - before), ("mlp", after - between), ("block", after)):
+            error = (features[site][layer] - kept(expected)).abs().max()
+            assert error < 2e-3 * after.abs().max(), (site, layer)
+            assert kept(expected).abs().max() > 0.01
+
+
+def test_parallel_blocks_give_the_attention_branch_alone() -> None:
+    """It and the MLP add up to what the block adds; with the values at zero, attention adds its bias only."""
+    for name in ("vit_base_patch16_18x2_224", "vit_base_patch16_xp_224", "vit_dpwee_patch16_reg1_gap_256"):
+        arch = (("depth", 2), ("embed_dim", 48), ("num_heads", 3))
+        spec = ModelSpec("x", name, 64, arch, "random")
+        model = trained(spec)
+        parts = {
+            site: Backbone(
+                copy.deepcopy(model), describe_backbone(spec, site=site), {}, layers=[0, 1], device=CPU, site=site
+            )
+            for site in ("attn", "mlp", "block")
+        }
+        found = {site: backbone.extract(images(2, 64)).tokens.float() for site, backbone in parts.items()}
+        added = found["block"][1] - found["block"][0]
+        torch.testing.assert_close(
+            found["attn"][1] + found["mlp"][1], added, rtol=5e-3, atol=5e-3 * float(added.abs().max())
+        )
+        silent = copy.deepcopy(model)
+        for module in silent.blocks.modules():
+            if isinstance(getattr(module, "in_split", None), list):  # rows of the values in the joint projection
+                module.in_proj.weight.data[-48:] = 0
+                if module.in_proj.bias is not None:
+                    module.in_proj.bias.data[-48:] = 0
+            elif isinstance(getattr(module, "qkv", None), nn.Linear):
+                module.qkv.weight.data[-48:], module.qkv.bias.data[-48:] = 0, 0
+        quiet = Backbone(silent, describe_backbone(spec), {}, layers=[0], device=CPU).extract(images(2, 64)).tokens
+        assert torch.equal(quiet[0], quiet[0][:, :1].expand_as(quiet[0])), name  # the same for every token
+        assert not torch.equal(found["attn"][0], found["attn"][0][:, :1].expand_as(found["attn"][0]))
+
+
+def test_windows_are_put_back_in_their_places() -> None:
+    """SAM: what a windowed block adds by attention, against the block run with its MLP silent."""
+    arch = (("depth", 2), ("embed_dim", 48), ("num_heads", 3), ("window_size", 3), ("global_attn_indexes", (1,)))
+    spec = ModelSpec("x", "samvit_base_patch16_224", 64, arch, "random")  # type: ignore[arg-type]
+    model = trained(spec)
+    backbone = Backbone(copy.deepcopy(model), describe_backbone(spec), {}, layers=[0, 1], device=CPU)
+    tokens = backbone.extract(images(2, 64)).tokens.float()
+    for layer, (before, between, _) in enumerate(streams(model, backbone._normalise(images(2, 64)))):
+        expected = (between - before).flatten(1, 2)
+        assert expected.shape == (2, 16, 48)
+        torch.testing.assert_close(tokens[layer], expected, rtol=5e-3, atol=2e-3 * float(between.abs().max()))
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "beit_base_patch16_224", "vit_small_patch16_dinov3"])
+def test_queries_keys_and_values_are_those_that_attention_uses(name: str) -> None:
+    arch = (("depth", 2), ("embed_dim", 48), ("num_heads", 3))
+    spec = ModelSpec("x", name, 64, arch, "random")
+    model: Any = trained(spec)
+    info = describe_backbone(spec, site="qkv")
+    assert info.channels == 3 * 48
+    backbone = Backbone(copy.deepcopy(model), info, {}, layers=[0], device=CPU, site="qkv")
+    values: list[torch.Tensor] = []
+    attention = model.blocks[0].attn
+    attention.proj.register_forward_hook(lambda module, args, output: values.append(args[0]))
+    # With queries and keys that are all alike, attention gives the mean of the values.
+    with torch.no_grad():
+        attention.qkv.weight[:96] = 0
+        if getattr(attention, "relative_position_bias_table", None) is not None:
+            attention.relative_position_bias_table.zero_()
+        for bias in (attention.qkv.bias, getattr(attention, "q_bias", None)):
+            if bias is not None:
+                bias[:96] = 0
+        model.forward_features(backbone._normalise(images(2, 64)))
+    found = backbone.extract(images(2, 64)).tokens[0, ..., 96:].float()
+    count = info.grid[0] * info.grid[1]
+    whole = values[0].mean(1) * (count + info.class_token + info.n_register)
+    if not info.n_register:
+        torch.testing.assert_close(found.sum(1), whole, rtol=5e-3, atol=5e-3 * float(whole.abs().max()))
+    else:  # the registers' values are part of the mean and not of the features
+        assert found.shape == (2, count + 1, 48)
 
 
 def test_unknown_models_and_tags_are_answered_with_those_that_are_close() -> None:
     with pytest.raises(UsageError, match=r"(?s)no model called 'dinno'.*dino"):
         describe_backbone(*parse_models(["dinno"], []))
+    with pytest.raises(UsageError, match=r"(?s)no model called 'dinov3'.*--model vit_\w+dinov3"):
+        describe_backbone(*parse_models(["dinov3"], []))
+    with pytest.raises(UsageError, match=r"(?s)no model called 'resnet5'.*--model vit_"):
+        describe_backbone(*parse_models(["resnet5"], []))
     with pytest.raises(UsageError, match=r"(?s)no model called.*vit_base_patch16_224"):
         describe_backbone(*parse_models(["vit_bas_patch16_224"], []))
     with pytest.raises(UsageError, match=r"(?s)no weights called 'maee'.*mae.*--model vit_base_patch16_224\.mae"):

@@ -22,6 +22,13 @@ def copy_for(info: BackboneInfo) -> Copy:
     return Copy(*info.image_size, info.interpolation)
 
 
+def describe_preparation(info: BackboneInfo) -> str:
+    """Say in a line how a model's images are prepared."""
+    mean, std = (" ".join(f"{value:.3g}" for value in values) for values in (info.mean, info.std))
+    height, width = info.image_size
+    return f"images {height} x {width}, {info.interpolation}, mean {mean}, deviation {std}"
+
+
 class Batch:
     """Neighbouring images whose features are computed together, when the first of them are asked for.
 

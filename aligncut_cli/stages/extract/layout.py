@@ -36,7 +36,7 @@ def describe_models(specs: Sequence[ModelSpec], params: ExtractParams) -> list[M
     """Check that the models have what is asked of them; no weights are made."""
     parts = []
     for spec in specs:
-        info = describe_backbone(spec)
+        info = describe_backbone(spec, site=params.site)
         layers = parse_layers(params.layers, info.n_layers, spec.name)
         parts.append(ModelPart(spec, info, layers, min(params.sample_tokens or info.n_tokens, info.n_tokens)))
     return parts

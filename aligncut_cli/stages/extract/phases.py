@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
@@ -16,12 +15,13 @@ from aligncut_cli.console import Console
 from aligncut_cli.images.decode import Copy, Pixels
 from aligncut_cli.images.files import ImageFile
 from aligncut_cli.images.workers import ImageDecoder, check_images
+from aligncut_cli.machine import cpu_count
 from aligncut_cli.maths.device import resolve_device
 from aligncut_cli.maths.sampling import node_keys, stable_hash
 from aligncut_cli.models.backbone import Backbone, load_backbone
 from aligncut_cli.models.registry import ModelSpec
 from aligncut_cli.params import ExtractParams, RunOptions
-from aligncut_cli.stages.extract.batches import Batch, copy_for
+from aligncut_cli.stages.extract.batches import Batch, copy_for, describe_preparation
 from aligncut_cli.stages.extract.layout import Layout, ModelPart, describe_models
 from aligncut_cli.store.kinds.base import put_images
 from aligncut_cli.store.kinds.features import POOLED, TOKEN, TOKENS, create_features
@@ -51,7 +51,7 @@ class ExtractStage:
         self.arrays = ARRAYS[params.save]
         self.device = resolve_device(options.device)
         self.batch = options.batch_size or (CUDA_BATCH if self.device.type == "cuda" else CPU_BATCH)
-        self.workers = options.workers if options.workers is not None else max(1, min(8, (os.cpu_count() or 2) - 1))
+        self.workers = options.workers if options.workers is not None else max(1, min(8, cpu_count() - 1))
         models = describe_models(specs, params)
         self.files, self.sizes, self.skipped = self._check_images(files)
         self.layout = Layout(models, len(self.files), images_per_batch=self.batch)
@@ -63,7 +63,11 @@ class ExtractStage:
         """Decode every image once, coarsely, before hours are spent; returns good images, their sizes, and bad ones."""
         with self.console.progress("check images", len(files), unit="images") as progress:
             good, sizes, bad = check_images(
-                files, workers=self.workers, skip_bad=self.params.skip_bad, progress=progress.reach
+                files,
+                workers=self.workers,
+                skip_bad=self.params.skip_bad,
+                progress=progress.reach,
+                note=self.console.note,
             )
         for _, reason in bad:
             self.console.warn(f"left out: {reason}")
@@ -99,8 +103,14 @@ class ExtractStage:
 
     def _load(self, model: ModelPart) -> Backbone:
         backbone = load_backbone(
-            model.spec, layers=model.layers, seed=self.params.seed, device=self.device, announce=self.console.note
+            model.spec,
+            layers=model.layers,
+            seed=self.params.seed,
+            device=self.device,
+            announce=self.console.note,
+            site=self.params.site,
         )
+        self.console.note(f"{model.name}: {describe_preparation(backbone.info)}")
         if backbone.weights_record["source"] == "random":
             self.console.warn(f"{model.name} has random weights: it has learned nothing. The store records this.")
         return backbone
@@ -130,14 +140,16 @@ class ExtractStage:
             )
 
     def _axes_of(self, model: ModelPart) -> ModelAxes:
-        info, n_images = model.info, self.layout.n_images
+        info, n_images = self.backbones[model.name].info, self.layout.n_images
+        used = {"mean": list(info.mean), "std": list(info.std), "interpolation": info.interpolation}
         attributes = {
             "timm": model.spec.timm_name,
             "layers": list(model.layers),
             "grid": list(info.grid),
             "class_token": info.class_token,
             "image_size": list(info.image_size),
-            "interpolation": info.interpolation,
+            "site": self.params.site,
+            **used,
             "weights": dict(self.backbones[model.name].weights_record),
             "n_images": n_images,
             "n_tokens": model.n_tokens,

@@ -16,6 +16,8 @@ from aligncut_cli.store.provenance import Identity, InputRecord
 from aligncut_cli.store.run import Outcome, Work
 
 VERSION = 1
+SETTINGS = ("mean", "std", "interpolation", "size")
+"""Options by which a model's images are prepared otherwise than its weights say."""
 BILINEAR = ("_miil", "_sapiens2", "_lingbot")
 """Ends of the names of timm's architectures whose photos are not resized by bicubic interpolation. They alone say so in
 the digest: everybody else's features are what they were when all photos were resized alike."""
@@ -23,9 +25,11 @@ the digest: everybody else's features are what they were when all photos were re
 
 def run(inputs: Sequence[Path], params: ExtractParams, options: RunOptions, console: Console) -> Outcome:
     """Write a features store for these images; returns its path and figures."""
-    specs = parse_models(params.model, params.weights, reserved=reserved_names())
-    files = find_images(inputs)
-    content = [[file.id, digest] for file, digest in zip(files, hash_images(files), strict=True)]
+    given = {name: getattr(params, name) for name in SETTINGS if getattr(params, name)}
+    specs = parse_models(params.model, params.weights, reserved=reserved_names(), settings=given)
+    files = find_images(inputs, skip_bad=params.skip_bad, note=console.note)
+    hashes = hash_images(files, skip_bad=params.skip_bad)
+    content = [[file.id, digest] for file, digest in zip(files, hashes, strict=True)]
     bilinear = {spec.name: "bilinear" for spec in specs if spec.timm_name.partition(".")[0].endswith(BILINEAR)}
     where = ", ".join(str(path.resolve()) for path in inputs)
     identity = Identity(
@@ -37,8 +41,11 @@ def run(inputs: Sequence[Path], params: ExtractParams, options: RunOptions, cons
         extra={
             "weights": {spec.name: weights_identity(spec, seed=params.seed) for spec in specs},
             **({"interpolation": bilinear} if bilinear else {}),
+            # Only what was asked for is a cause: features of the defaults are what they were without these options.
+            **({"settings": {name: list(values) for name, values in given.items()}} if given else {}),
+            **({"site": params.site} if params.site != "attn" else {}),
         },
-        loose=["weights"],
+        loose=["weights", "site", *SETTINGS],
     )
 
     def build(work: Work) -> Stage:

@@ -1,0 +1,89 @@
+"""What this process may use of the machine: memory and processors, under cgroups, SLURM and affinity."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+CGROUPS = Path("/sys/fs/cgroup")
+PROC = Path("/proc")
+
+
+def memory_limit() -> int:
+    """Return the bytes of memory that may be used: the least of what is free, and of what the job is allowed."""
+    limits = [_available_memory(), *_slurm_memory()]
+    for folder in _own_cgroups("memory"):
+        limits += _read_numbers(folder / "memory.max", folder / "memory.limit_in_bytes")
+    return min(limits)
+
+
+def cpu_count() -> int:
+    """Return how many processors may be used, at least 1: by affinity, the cgroup's quota and SLURM."""
+    count = getattr(os, "process_cpu_count", os.cpu_count)() or 1
+    if hasattr(os, "sched_getaffinity"):
+        count = min(count, len(os.sched_getaffinity(0)))
+    limits: list[float] = [count, *_environment("SLURM_CPUS_PER_TASK")]
+    for folder in _own_cgroups("cpu"):
+        with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
+            quota, period = (folder / "cpu.max").read_text().split()
+            limits.append(float(quota) / float(period))  # "max" is no number
+        quotas = _read_numbers(folder / "cpu.cfs_quota_us")
+        periods = _read_numbers(folder / "cpu.cfs_period_us")
+        limits += [quota / period for quota, period in zip(quotas, periods, strict=False)]
+    return max(1, math.ceil(min(limits)))
+
+
+def _own_cgroups(controller: str) -> Iterator[Path]:
+    """Give the folder of this process's group and of every group around it; the tightest of their limits holds.
+
+    controller : of version 1, where each has a tree of its own; version 2 has one for all
+    """
+    with contextlib.suppress(OSError):
+        for line in (PROC / "self" / "cgroup").read_text().splitlines():
+            number, _, rest = line.partition(":")
+            controllers, _, path = rest.partition(":")
+            if number == "0" and not controllers:
+                root = CGROUPS
+            elif controller in controllers.split(","):
+                root = CGROUPS / controllers
+                root = root if root.is_dir() else CGROUPS / controller
+            else:
+                continue
+            own = root / path.lstrip("/")
+            # In a container the path may be the host's, and its own group is then the root.
+            yield from (folder for folder in (own, *own.parents) if folder == root or root in folder.parents)
+
+
+def _read_numbers(*paths: Path) -> list[int]:
+    """Return the limits that files hold; version 1 writes none as a number beyond all memory, or below 0."""
+    found = []
+    for path in paths:
+        with contextlib.suppress(OSError, ValueError):
+            found.append(int(path.read_text()))
+    return [number for number in found if 0 < number < 2**60]
+
+
+def _slurm_memory() -> list[int]:
+    """Return what SLURM grants on this node, which it gives in MB; 0 means all of it."""
+    granted = _environment("SLURM_MEM_PER_NODE")
+    for per_cpu in _environment("SLURM_MEM_PER_CPU"):
+        counts = [*_environment("SLURM_CPUS_ON_NODE"), *_environment("SLURM_CPUS_PER_TASK")]
+        granted += [per_cpu * count for count in counts[:1]]
+    return [megabytes * 2**20 for megabytes in granted]
+
+
+def _environment(name: str) -> list[int]:
+    text = os.environ.get(name, "")
+    return [int(text)] if text.isdecimal() and int(text) > 0 else []
+
+
+def _available_memory() -> int:
+    """Return the bytes of memory that can be taken without swapping."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in (PROC / "meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
