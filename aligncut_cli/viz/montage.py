@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from aligncut_cli.controls import describe_controls
+from aligncut_cli.viz.fonts import choose_font
 
 Pixels = NDArray[np.uint8]
 PAPER, INK, WARNING = (255, 255, 255), (40, 40, 40), (180, 30, 30)
 GAP = 4
 
 
-@cache
-def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size)
+def write_line(draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, size: int, **more: Any) -> None:
+    """Write a line, (x, y) in pixels, in a font that has its letters."""
+    font, drawable = choose_font(text, size)
+    draw.text(at, drawable, font=font, **{"fill": INK, **more})
 
 
 def colour_grid(rgb: Pixels, size: tuple[int, int]) -> Image.Image:
@@ -57,19 +59,19 @@ def draw_montage(
     row = height + text + 2 * GAP
     canvas = Image.new("RGB", (across, head + len(grids) * row + GAP), PAPER)
     draw = ImageDraw.Draw(canvas)
-    draw.text((GAP, GAP), title, fill=INK, font=_font(text))
+    write_line(draw, (GAP, GAP), title, text)
     if controls:
-        draw.text((GAP, 2 * GAP + text), describe_controls(controls), fill=WARNING, font=_font(text))
+        write_line(draw, (GAP, 2 * GAP + text), describe_controls(controls), text, fill=WARNING)
     for at, line in enumerate(lines):
-        draw.text((GAP, named + at * (small + GAP)), line, fill=INK, font=_font(small))
+        write_line(draw, (GAP, named + at * (small + GAP)), line, small)
     for index, (name, tiles) in enumerate(grids.items()):
         top = head + index * row + text + GAP
         if index == 0:
             canvas.paste(Image.fromarray(photo), (label, top))
-        draw.text((GAP, top + height // 2), name, fill=INK, font=_font(text), anchor="lm")
+        write_line(draw, (GAP, top + height // 2), name, text, anchor="lm")
         for column, (layer, rgb) in enumerate(tiles, start=1):
             left = label + column * (width + GAP)
-            draw.text((left, top - GAP // 2), f"layer {layer}", fill=INK, font=_font(small), anchor="lb")
+            write_line(draw, (left, top - GAP // 2), f"layer {layer}", small, anchor="lb")
             canvas.paste(colour_grid(rgb, (height, width)), (left, top))
     return canvas
 
@@ -89,5 +91,5 @@ def missing_photo(size: tuple[int, int]) -> Pixels:
     """Return a grey tile of (height, width) in the place of a photo that cannot be found."""
     canvas = Image.new("RGB", (size[1], size[0]), (225, 225, 225))
     draw = ImageDraw.Draw(canvas)
-    draw.text((size[1] // 2, size[0] // 2), "photo not found", fill=INK, font=_font(12), anchor="mm")
+    write_line(draw, (size[1] // 2, size[0] // 2), "photo not found", 12, anchor="mm")
     return np.asarray(canvas)

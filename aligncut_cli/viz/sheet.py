@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from aligncut_cli.controls import describe_controls
-from aligncut_cli.viz.montage import GAP, INK, PAPER, WARNING, Pixels, _font
+from aligncut_cli.viz.montage import GAP, PAPER, WARNING, Pixels, write_line
 
 
 @dataclass(frozen=True)
@@ -35,16 +35,16 @@ def draw_sheet(rows: Sequence[Row], *, title: str, controls: Sequence[str]) -> I
     canvas = Image.new("RGB", (max(label + max(widths, default=0), len(title) * text * 3 // 5) + GAP,
                                head + sum(heights) + GAP), PAPER)  # fmt: skip
     draw = ImageDraw.Draw(canvas)
-    draw.text((GAP, GAP), title, fill=INK, font=_font(text))
+    write_line(draw, (GAP, GAP), title, text)
     if controls:
-        draw.text((GAP, 2 * GAP + text), describe_controls(controls), fill=WARNING, font=_font(text))
+        write_line(draw, (GAP, 2 * GAP + text), describe_controls(controls), text, fill=WARNING)
     top = head
     for row, lines, height in zip(rows, labels, heights, strict=True):
         middle = top + text + (height - text) // 2
-        draw.multiline_text((GAP, middle), "\n".join(lines), fill=INK, font=_font(text), anchor="lm")
+        write_line(draw, (GAP, middle), "\n".join(lines), text, anchor="lm")
         left = label
         for caption, tile in row.tiles:
-            draw.text((left, top + text), caption, fill=INK, font=_font(text - 2), anchor="ls")
+            write_line(draw, (left, top + text), caption, text - 2, anchor="ls")
             canvas.paste(Image.fromarray(tile), (left, top + text + GAP))
             left += _tile_width(caption, tile, text) + GAP
         top += height

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,28 @@ OVERVIEW_IMAGES = 6
 NARROWEST_TILE = 16  # pixels
 
 
+def name_montages(ids: Sequence[str]) -> list[str]:
+    """Return a name for each image's montage: its id, with `_` at the end where that keeps files apart.
+
+    No montage takes the overview's place, that of another on a file system that takes letters and accents as alike, or
+    that of a folder which other ids lie in.
+    """
+
+    def key(name: str) -> str:
+        return unicodedata.normalize("NFC", name).casefold()
+
+    folders = {key(parent.as_posix()) for name in ids for parent in PurePosixPath(name).parents}
+    taken = {folder.removesuffix(".png") for folder in folders if folder.endswith(".png")}
+    names = []
+    for image_id in ids:
+        name = image_id
+        while key(name) in taken or key(name).rpartition("/")[2] + ".png" == OVERVIEW:
+            name += "_"
+        taken.add(key(name))
+        names.append(name)
+    return names
+
+
 class RenderStage:
     """One run of the stage: blocks of images, each a chunk of colours."""
 
@@ -42,6 +65,7 @@ class RenderStage:
             )
         require_tokens(self.axes, source.path)
         self.photos = Photos(self.source.images(), params.photos)
+        self.names = name_montages([self.photos.id(image) for image in range(len(self.photos))])
         self.n_images = min(params.images or len(self.photos), len(self.photos))
         self.images_per_block = max(self.source.images_per_chunk.values())
         self.blocks = list(image_slices(self.n_images, self.images_per_block))
@@ -98,7 +122,7 @@ class RenderStage:
         stack_pictures(pictures).save(self.work.staging / OVERVIEW)
 
     def _file(self, image: int) -> Path:
-        return file_for_image(self.work.staging, self.photos.id(image), ".png")
+        return file_for_image(self.work.staging, self.names[image], ".png")
 
     def finish(self) -> Outcome:
         """Say which photos were missing, and give the folder its name."""
