@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import json
 import os
@@ -122,6 +121,8 @@ def changed_since(folder: Path, moment: float, *, chunks: bool) -> list[str]:
 
 def exchange(new: Path, old: Path) -> bool:
     """Let two paths swap what stands there in one step; return False where the system cannot do that."""
+    import ctypes
+
     call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if call is None:
         return False

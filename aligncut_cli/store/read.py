@@ -15,7 +15,7 @@ from aligncut_cli.errors import AlignCutError, BadInput, UsageError
 from aligncut_cli.store.chunks import CHECKSUM_BYTES, chunk_grid, read_array, unpack_checksums
 from aligncut_cli.store.place import wip_path
 from aligncut_cli.store.provenance import InputRecord, read_record, record_file
-from aligncut_cli.store.validate import AGAIN, GRAPH_KINDS, check_array, check_model
+from aligncut_cli.store.validate import AGAIN, GRAPH_KINDS, check_array, check_model, is_kind
 
 if TYPE_CHECKING:
     import numpy as np
@@ -187,7 +187,7 @@ def open_store(argument: str | Path, *kinds: str) -> Store:
     record = read_record(path)
     if record is None:
         raise BadInput(f"{path} is not an aligncut store", do=f"Give the path of a {wanted} store.")
-    if kinds and record.get("kind") not in kinds:
+    if record["kind"] not in kinds if kinds else not is_kind(record["kind"]):
         raise BadInput(f"{path} holds {record.get('kind')}, not {wanted}", do=f"Look with: aligncut inspect {path}")
     return Store(path, record)
 

@@ -8,14 +8,16 @@ import stat
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from aligncut_cli.errors import BadInput
-from aligncut_cli.store.kinds.base import Array
-from aligncut_cli.store.kinds.every import KINDS
+
+if TYPE_CHECKING:
+    from aligncut_cli.store.kinds.base import Array
 
 SCHEMA = 1
 FOLDER_KIND = "folder"
+SURROGATES = re.compile("[\ud800-\udfff]")
 GRAPH_KINDS = ("features", "eigs", "tsne", "segments")
 """Kinds whose models' groups carry the axes of nodes."""
 AGAIN = "It was edited or damaged. Remove it and make it again."
@@ -55,7 +57,7 @@ def _refuse_constant(text: str) -> NoReturn:
 
 def is_text(value: Any) -> bool:
     """Return whether it is text that can be printed and written."""
-    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
+    return isinstance(value, str) and (value.isascii() or not SURROGATES.search(value))
 
 
 def is_count(value: Any) -> bool:
@@ -82,7 +84,7 @@ def _is_texts(value: Any) -> bool:
 NAMES, NUMBERS, PAIR = _list_of(is_text), _list_of(is_count), _list_of(is_count, 2)
 RECORD: Mapping[str, tuple[Check, str]] = {
     "schema": (lambda value: is_count(value) and value > 0, "a whole number"),
-    "kind": (lambda value: is_text(value) and (value in KINDS or value == FOLDER_KIND), "a kind of store"),
+    "kind": (is_text, "a kind of store"),
     "stage": (is_text, "text"),
     "version": (is_count, "a whole number"),
     "digest": (is_text, "text"),
@@ -178,9 +180,18 @@ def check_array(kind: str, name: str, dtype: str, axes: tuple[str, ...] | None, 
     return declared
 
 
+def is_kind(name: str) -> bool:
+    """Return whether there is such a kind of output."""
+    from aligncut_cli.store.kinds.every import KINDS
+
+    return name in KINDS or name == FOLDER_KIND
+
+
 @cache
 def find_declared(kind: str, name: str) -> Array | None:
     """Return which of a kind's arrays has this path; of several the one with the fewest names to fill in."""
+    from aligncut_cli.store.kinds.every import KINDS
+
     found = [array for array in KINDS[kind].arrays if _pattern(array.name).fullmatch(name)] if kind in KINDS else []
     return min(found, key=lambda array: len(array.fields), default=None)
 
