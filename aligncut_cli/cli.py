@@ -324,7 +324,8 @@ def align(
         typer.Option(
             "--responses",
             metavar="PATH",
-            help="Folder of an Algonauts 2023 subject, or an images x voxels .npy, or a folder with a responses.npy.",
+            help="Folder of an Algonauts 2023 subject or of NSD's betas, or a table of images x voxels: .npy, .npz, "
+            ".csv, .mat, FILE.h5::DATASET, .nii.gz; or a folder with responses.*, or with lh and rh.",
         ),
     ] = None,
     apply: Annotated[
@@ -333,7 +334,7 @@ def align(
     ] = None,
     image_ids: Annotated[
         Path | None,
-        typer.Option("--image-ids", metavar="CSV", help="Image of each row of the .npy; otherwise by sorted names."),
+        typer.Option("--image-ids", metavar="CSV", help="Image of each row of the responses; else see --order."),
     ] = None,
     rois: Annotated[
         Path | None,
@@ -341,7 +342,9 @@ def align(
     ] = None,
     noise_ceiling: Annotated[
         Path | None,
-        typer.Option("--noise-ceiling", metavar="NPY", help="Explainable share of each voxel's variance, 0 to 1."),
+        typer.Option(
+            "--noise-ceiling", metavar="FILE", help="Explainable share of each voxel's variance, 0 to 1; or NSD's ncsnr."
+        ),
     ] = None,
     figures: FIGURES = None,
     *,
