@@ -72,7 +72,12 @@ def plot_concept_rois(
 
 
 def plot_concept_map(
-    cloud: NDArray[Any], centres: NDArray[np.floating], radius: float, few: NDArray[np.bool_], *, controls: Sequence[str]
+    cloud: NDArray[Any],
+    centres: NDArray[np.floating],
+    radius: float,
+    few: NDArray[np.bool_],
+    *,
+    controls: Sequence[str],
 ) -> Figure:
     """Draw the concepts as numbered circles on the map, its first two dimensions.
 
