@@ -343,7 +343,9 @@ def align(
     noise_ceiling: Annotated[
         Path | None,
         typer.Option(
-            "--noise-ceiling", metavar="FILE", help="Explainable share of each voxel's variance, 0 to 1; or NSD's ncsnr."
+            "--noise-ceiling",
+            metavar="FILE",
+            help="Explainable share of each voxel's variance, 0 to 1; or NSD's ncsnr.",
         ),
     ] = None,
     figures: FIGURES = None,
