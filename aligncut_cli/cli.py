@@ -19,6 +19,7 @@ import typer
 from aligncut_cli import __version__
 from aligncut_cli.console import Console, escape, flush_streams, prepare_streams, readable_bytes
 from aligncut_cli.errors import AlignCutError, BadInput, OutOfResources, Stopped, UsageError
+from aligncut_cli.machine import limit_threads
 from aligncut_cli.options import RUN_FLAGS, flags_given, takes
 from aligncut_cli.params import (
     ActivationsParams,
@@ -83,6 +84,7 @@ def main() -> NoReturn:
     """Run the command line; every error becomes a message and an exit code here."""
     # torch's threads would spin while they wait, which makes small work on a busy machine many times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    limit_threads()
     signal.signal(signal.SIGTERM, _stop)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
@@ -354,11 +356,14 @@ def align(
     options: RunOptions,
     console: Console,
 ) -> Outcome:
-    """Learn one universal channel space for all models and layers, by predicting brain responses.
+    """Learn one universal channel space for all models and layers, from brain responses or from what the layers share.
 
     Example: [bold]aligncut align f.zarr -o a.zarr --responses subj01[/bold]
 
-    It is scored on held-out images, with a ridge regression on the same features beside it.
+    Example: [bold]aligncut align f.zarr -o a.zarr --target consensus[/bold]
+
+    It is scored on held-out images: how well responses are predicted, with a ridge regression on the same features
+    beside it, or how well each layer predicts the consensus of the others.
     The other commands map features while they read them, by --alignment a.zarr. To write the mapped features:
 
     [bold]aligncut align f.zarr --apply a.zarr -o u.zarr[/bold]
@@ -375,9 +380,7 @@ def align(
                 f"--apply maps by a finished fit and takes no {', '.join(fitting)}", do="Leave one or the other out."
             )
         return apply_alignment(source, apply, ApplyParams(seed=params.seed), options, console)
-    if responses is None:
-        raise UsageError("align needs --responses to fit, or --apply to map", do="Give one of them.")
-    paths = ResponsePaths(responses, image_ids, rois, noise_ceiling)
+    paths = None if responses is None else ResponsePaths(responses, image_ids, rois, noise_ceiling)
     return run_align(source, paths, params, options, console, figures=figures)
 
 

@@ -11,13 +11,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from aligncut_cli.maths.encoding import iterate_slots
+from aligncut_cli.maths.encoding import average_slots, iterate_slots
 from aligncut_cli.maths.ridge import (
     PENALTIES,
     KernelRidge,
     SlotStatistics,
+    choose_penalty,
+    decompose_kernel,
+    measure_slot,
 )
-from aligncut_cli.maths.shared_frame import find_shared_frame
 from aligncut_cli.maths.split_images import ImageSplit
 
 Float = npt.NDArray[np.float32]
@@ -32,12 +34,13 @@ _MIN_VARIANCE = 1e-6
 # Most of the channels that may be axes of the responses; the others keep what L_eigen wants kept.
 _AXES_SHARE = 0.5
 
-# Mean squared length of a mapped token in those other channels, as a share of the whole. The larger, the lower L_eigen
-# and Eq. 10; R^2 does not depend on it. With half, neither the brain's axes nor the slots' frame decide a cosine alone.
-FRAME_SHARE = 0.5
+# Mean squared length of a mapped token in those other channels, as a share of the whole. L_eigen and Eq. 10 fall with it
+# and R^2 does not change, but neither do they mean the same in two slots, so the cosine between slots falls too. On the
+# demo's features, shares of .01, .2, .5, .8: L_eigen .77 .63 .46 .26, cosine between models .12 .09 .04 .00.
+OWN_SHARE = 0.2
 
-# Tokens from which the frame is found and lengths are measured.
-_FRAME_TOKENS = 4096
+# Tokens from which a slot's leading directions and lengths are measured.
+_MEASURED_TOKENS = 4096
 
 # Directions of the kernel that carry the responses' axes; more change nothing that survives the penalty.
 _MAX_DIRECTIONS = 2048
@@ -155,8 +158,8 @@ def start_from_responses(
     1. The axes are the principal ones of the responses that a ridge on all slots predicts, at most half the channels.
     2. Every slot alone is fitted to the axes, so that the same token lands on the same place from every slot.
     3. What the slots' average leaves over is fitted jointly, by the ridge on all slots.
-    4. The other channels are an orthogonal map of the slot's leading directions into a frame that all slots share
-       (`find_shared_frame`): they keep the slot's spectrum (Eq. 5), and the readout does not look at them.
+    4. The other channels are an orthogonal map of the slot's own leading directions: they keep its spectrum (Eq. 5),
+       and the readout does not look at them.
 
     pooled  : per model (layers, images, D_i)
     ridge   : on the same features, its penalty the one chosen on the validation images
@@ -212,22 +215,22 @@ def _assemble(
     *,
     universal_dim: int,
 ) -> AlignmentStart:
-    """Put the channels of the axes and those of the shared frame side by side."""
+    """Put the channels of the axes and those of the slots' own directions side by side."""
     device, n_axes = axes.device, len(axes)
     tokens: list[Tensor] = []
     for number, rows in enumerate(_iterate_nodes(nodes)):
         tokens.append(torch.from_numpy(rows.astype(np.float32) - statistics[number].mean))
-    frames = find_shared_frame(tokens, n_channels=universal_dim - n_axes)
     weights: list[Tensor] = []
     number = 0
     for part in nodes:
         stack = torch.empty(len(part), part.shape[2], universal_dim, device=device)
         for layer in range(len(part)):
-            found, own = slot_weights[number].cpu().float(), tokens[number]
-            read, kept = (float((own @ channels).square().sum(dim=1).mean()) for channels in (found, frames[number]))
-            share = FRAME_SHARE / (1 - FRAME_SHARE)
+            found, rows = slot_weights[number].cpu().float(), tokens[number]
+            own = find_leading_directions(rows, n_channels=universal_dim - n_axes)
+            read, kept = (float((rows @ channels).square().sum(dim=1).mean()) for channels in (found, own))
+            share = OWN_SHARE / (1 - OWN_SHARE)
             scale = (share * read / kept) ** 0.5 if read > 0 and kept > 0 else 1 / statistics[number].spread
-            stack[layer] = torch.cat([found, frames[number] * scale], dim=1).to(device)
+            stack[layer] = torch.cat([found, own * scale], dim=1).to(device)
             number += 1
         weights.append(stack)
     readout = torch.zeros(universal_dim, axes.shape[1], device=device)
@@ -235,10 +238,67 @@ def _assemble(
     return AlignmentStart(tuple(weights), readout, shrunk, validation_r2, n_axes)
 
 
+def find_leading_directions(tokens: Tensor, *, n_channels: int) -> Tensor:
+    """Return an orthogonal map onto a slot's principal axes, the largest first: it changes no distance within them.
+
+    tokens  : (n, D) centred
+    returns : (D, k) orthonormal columns; zeros beyond the D-th
+    """
+    vectors = torch.linalg.eigh((tokens.T @ tokens).double()).eigenvectors.flip(1)[:, :n_channels]
+    largest = vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True))
+    signed = (vectors * torch.where(largest < 0, -1.0, 1.0)).float()
+    return torch.nn.functional.pad(signed, (0, n_channels - signed.shape[1]))
+
+
 def _iterate_nodes(nodes: Sequence[npt.NDArray[np.floating[Any]]]) -> Iterator[npt.NDArray[np.floating[Any]]]:
     for part in nodes:
         for rows in part:
-            yield rows[:: -(-len(rows) // _FRAME_TOKENS)]
+            yield rows[:: -(-len(rows) // _MEASURED_TOKENS)]
+
+
+def start_from_consensus(
+    pooled: Sequence[Float],
+    statistics: Sequence[SlotStatistics],
+    weights: Sequence[Tensor],
+    targets: Float,
+    split: ImageSplit,
+    *,
+    turn: bool,
+    voxels_per_block: int,
+) -> AlignmentStart:
+    """Read the responses out of the slots' consensus: a ridge from its channels, averaged over slots (Eq. 2).
+
+    weights : per model (layers, D_i, D') maps to the consensus
+    targets : (images, voxels) with mean 0 over the training images
+    turn    : rotate and weigh the channels, the same for all slots, so that the first are the principal axes of the
+              predicted responses (reduced-rank regression) and those that predict are up to twice as long; what the
+              readout predicts stays
+    """
+    means = iter(own.mean for own in statistics)
+    centred = [
+        torch.from_numpy(values - np.stack([next(means) for _ in range(len(values))])[:, None]) for values in pooled
+    ]
+    channels = average_slots(centred, [weight.to(centred[0]) for weight in weights])[None].numpy()
+    own = measure_slot(channels[0], split.train)
+    kernel = decompose_kernel([channels], [own], split.train, equalize=True, device=torch.device("cpu"))
+    fit = choose_penalty(kernel, targets, split, voxels_per_block=voxels_per_block)
+    x = torch.from_numpy(channels[0][split.train] - own.mean).double() / own.spread
+    dual = kernel.eigenvectors.double() * kernel.shrink(fit.penalty).double()
+    readout = torch.empty(channels.shape[2], targets.shape[1])
+    for first in range(0, targets.shape[1], voxels_per_block):
+        part = slice(first, first + voxels_per_block)
+        wanted = torch.from_numpy(targets[split.train, part]).double()
+        readout[:, part] = (x.T @ (dual @ (kernel.eigenvectors.double().T @ wanted)) / own.spread).float()
+    shrunk = 1.0 if np.isfinite(fit.penalty) else 0.0
+    if not turn:
+        return AlignmentStart(tuple(weights), readout, shrunk, (0.0, fit.validation_r2), channels.shape[2])
+    values, vectors = torch.linalg.eigh((readout @ readout.T).double())
+    values, vectors = values.flip(0).clamp(min=0), vectors.flip(1).float()
+    length = (1 + values / values.max()).sqrt().float() if float(values.max()) > 0 else torch.ones(len(values))
+    turned = tuple((weight.cpu() @ vectors) * length for weight in weights)
+    return AlignmentStart(
+        turned, (vectors.T @ readout) / length[:, None], shrunk, (0.0, fit.validation_r2), channels.shape[2]
+    )
 
 
 def start_at_random(

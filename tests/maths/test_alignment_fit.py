@@ -135,15 +135,16 @@ def test_a_planted_space_is_found(
 ) -> None:
     tokens, responses, split = world
     assert score(tokens, responses, split, aligned[0]) > 0.95 * CEILING
-    assert compare_slots(tokens, split, aligned[0]) > 0.8
+    assert compare_slots(tokens, split, aligned[0]) > 0.7
 
 
 def test_random_targets_align_nothing(world: tuple[list[np.ndarray], np.ndarray, ImageSplit]) -> None:
     tokens, responses, split = world
     targets = draw_random_targets(responses, np.arange(len(responses)), seed=0)
-    assert score(tokens, targets, split, run(tokens, targets, split)[0]) < 0.02
-    maps, _ = run(tokens, targets, split, random=True)
-    assert abs(compare_slots(tokens, split, maps)) < 0.15
+    for random in (False, True):
+        maps, _ = run(tokens, targets, split, random=random)
+        assert score(tokens, targets, split, maps) < 0.02
+        assert abs(compare_slots(tokens, split, maps)) < 0.25
 
 
 def test_the_eigen_constraint_preserves_the_leading_eigenvectors(

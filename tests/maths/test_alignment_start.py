@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from aligncut_cli.maths.alignment_start import (
-    FRAME_SHARE,
+    OWN_SHARE,
     AlignmentStart,
+    find_leading_directions,
     find_response_axes,
     start_at_random,
     start_from_responses,
@@ -120,7 +121,16 @@ def test_the_other_channels_keep_distances_within_a_slot_and_their_share_of_the_
             size = np.square(kept).sum() / np.square(rows).sum()
             np.testing.assert_allclose(kept @ kept.T, size * rows @ rows.T, atol=1e-4 * np.abs(kept @ kept.T).max())
             share = np.square(kept).sum() / (np.square(kept).sum() + np.square(read).sum())
-            np.testing.assert_allclose(share, FRAME_SHARE, atol=1e-3)
+            np.testing.assert_allclose(share, OWN_SHARE, atol=1e-3)
+
+
+def test_leading_directions_are_principal_axes_and_no_more_than_there_are() -> None:
+    rows = torch.from_numpy(np.random.default_rng(0).standard_normal((50, 6)) * [5, 4, 3, 2, 1, 0.5]).float()
+    few, many = (find_leading_directions(rows, n_channels=count) for count in (3, 9))
+    kept = float((rows @ few).square().sum())
+    np.testing.assert_allclose(kept, float(torch.linalg.eigvalsh(rows.T @ rows)[-3:].sum()), rtol=1e-4)
+    np.testing.assert_allclose(many[:, :6].T @ many[:, :6], np.eye(6), atol=1e-5)
+    assert not many[:, 6:].any()
 
 
 def test_without_a_relation_to_the_responses_the_readout_is_shrunk_to_almost_nothing() -> None:

@@ -57,24 +57,16 @@ def list_jobs(params: AlignParams) -> list[Job]:
     ]
 
 
-class AlignmentData:
-    """Features and responses of the images that have both, and how these are split; rows are those images.
+class FeatureData:
+    """Features of the images that take part, and how these are split.
 
-    joined : where each lies in the features and in the responses
-    splits : of every fold: which images fit, stop, and are scored
+    rows   : (images,) where each lies in the store
+    splits : of every fold: which images fit, stop, and are scored, as positions in `rows`
     """
 
-    def __init__(self, features: Features, responses: Responses, params: AlignParams) -> None:
-        self.features, self.responses, self.params = features, responses, params
+    def __init__(self, features: Features, rows: Index, params: AlignParams) -> None:
+        self.features, self.rows, self.params = features, rows, params
         self.models = features.axes.models
-        self.joined = join_images(
-            features.ids,
-            responses.ids,
-            n_responses=responses.shape[0],
-            paths=[str(path) for path in features.images()["path"]],
-            order=None if params.order == "auto" else params.order,
-            usable=responses.usable,
-        )
         self.splits = self._split()
         for model in self.models:
             self._require(model.name)
@@ -102,13 +94,8 @@ class AlignmentData:
 
     @property
     def n_images(self) -> int:
-        """Return how many images have features and responses."""
-        return len(self.joined.feature_rows)
-
-    @property
-    def n_voxels(self) -> int:
-        """Return how many voxels respond."""
-        return self.responses.shape[1]
+        """Return how many images take part."""
+        return len(self.rows)
 
     @property
     def n_channels(self) -> int:
@@ -122,7 +109,7 @@ class AlignmentData:
         for model in self.models:
             stored = self.features.has_pooled(model.name)
             means = self.features.read_pooled(model.name) if stored else self._average_tokens(model)
-            parts.append(means[:, self.joined.feature_rows])
+            parts.append(means[:, self.rows])
         for model, values in zip(self.models, parts, strict=True):
             if not np.isfinite(values).all():
                 raise BadInput(f"{self.features.store.path}: means of {model.name} are not finite", do="Extract again.")
@@ -137,15 +124,9 @@ class AlignmentData:
     def _chunks(self, model: ModelAxes) -> list[slice]:
         return list(image_slices(model.n_images, self.features.images_per_chunk[model.name]))
 
-    def read_targets(self, control_seed: int) -> Float:
-        """Return the responses, (images, voxels), or what the control puts in their place."""
-        rows = self.joined.response_rows
-        if self.params.control == "shuffle":
-            rows = rows[shuffle_pairs(len(rows), seed=control_seed)]
-        values = self.responses.read(rows)
-        if self.params.control == "random":
-            values = draw_random_targets(values, np.arange(len(rows)), seed=control_seed)
-        return values
+    def average_tokens(self, split: ImageSplit) -> list[NDArray[np.float64]]:
+        """Return per model (layers, D_i), the mean token of the training images."""
+        return [values[:, split.train].mean(axis=1, dtype=np.float64) for values in self.pooled]
 
     def sample_nodes(self, split: ImageSplit) -> NodeSample:
         """Return tokens of some training and of some validation images."""
@@ -159,7 +140,7 @@ class AlignmentData:
     def _choose_tokens(self, images: Index, count: int) -> Index:
         """Return (n, 2): image in the store and token, the same for every slot; seed and image id decide."""
         seed, ids = self.params.seed, self.features.ids
-        places = self.joined.feature_rows[images]
+        places = self.rows[images]
         order = np.argsort([stable_hash(seed, "nodes", ids[place]) for place in places], kind="stable")
         n_tokens = min(model.n_tokens for model in self.models)
         chosen = []
@@ -186,3 +167,37 @@ class AlignmentData:
         if not np.isfinite(out).all():
             raise BadInput(f"{self.features.store.path}: tokens of {model.name} are not finite", do="Extract again.")
         return out
+
+
+class AlignmentData(FeatureData):
+    """Features and responses of the images that have both.
+
+    joined : where each lies in the features and in the responses
+    """
+
+    def __init__(self, features: Features, responses: Responses, params: AlignParams) -> None:
+        self.responses = responses
+        self.joined = join_images(
+            features.ids,
+            responses.ids,
+            n_responses=responses.shape[0],
+            paths=[str(path) for path in features.images()["path"]],
+            order=None if params.order == "auto" else params.order,
+            usable=responses.usable,
+        )
+        super().__init__(features, self.joined.feature_rows, params)
+
+    @property
+    def n_voxels(self) -> int:
+        """Return how many voxels respond."""
+        return self.responses.shape[1]
+
+    def read_targets(self, control_seed: int) -> Float:
+        """Return the responses, (images, voxels), or what the control puts in their place."""
+        rows = self.joined.response_rows
+        if self.params.control == "shuffle":
+            rows = rows[shuffle_pairs(len(rows), seed=control_seed)]
+        values = self.responses.read(rows)
+        if self.params.control == "random":
+            values = draw_random_targets(values, np.arange(len(rows)), seed=control_seed)
+        return values

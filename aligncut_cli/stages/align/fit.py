@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from aligncut_cli.console import Console, Progress
 from aligncut_cli.maths.alignment_fit import (
@@ -21,7 +22,12 @@ from aligncut_cli.maths.alignment_fit import (
     FitState,
     standardize_responses,
 )
-from aligncut_cli.maths.alignment_start import AlignmentStart, start_at_random, start_from_responses
+from aligncut_cli.maths.alignment_start import (
+    AlignmentStart,
+    start_at_random,
+    start_from_consensus,
+    start_from_responses,
+)
 from aligncut_cli.maths.centring import CentredMaps
 from aligncut_cli.maths.encoding import AlignmentMaps, iterate_slots, predict_from_pooled
 from aligncut_cli.maths.ridge import RidgeFit, choose_penalty, decompose_kernel, measure_slot, predict_by_ridge
@@ -108,6 +114,18 @@ class FitData:
             parts.append(CentredMaps.of(list(means), covariances))
         return parts
 
+    def start_inside(self, consensus: Sequence[Tensor], *, turn: bool) -> AlignmentStart:
+        """Return the consensus of the slots with a readout of the responses; `turn` puts what predicts them first."""
+        return start_from_consensus(
+            self.pooled,
+            self.statistics,
+            consensus,
+            self.targets,
+            self.split,
+            turn=turn,
+            voxels_per_block=VOXELS_PER_BLOCK,
+        )
+
     def start(self, kind: str, *, universal_dim: int, seed: int) -> AlignmentStart:
         """Return where a fit begins: `responses`, in closed form, or `random`; says where the responses help little."""
         if kind == "random":
@@ -175,14 +193,13 @@ def fit_alignment(
     data: FitData,
     settings: FitSettings,
     *,
-    start: str,
-    universal_dim: int,
+    start: Callable[[], AlignmentStart],
     centre: bool,
     checkpoint: Checkpoint | None = None,
 ) -> AlignmentFit:
     """Minimize Eq. 10 until no epoch is better; returns the finished fit, whose `best` is the maps and the readout.
 
-    start      : `responses` or `random`
+    start      : makes where it begins, unless a checkpoint says so
     centre     : keep every slot's mean token at zero
     checkpoint : where to go on from, and to keep the state
     """
@@ -195,7 +212,7 @@ def fit_alignment(
         data.nodes.validation,
         data.statistics,
         data.split,
-        state or data.start(start, universal_dim=universal_dim, seed=settings.seed),
+        state or start(),
         settings,
         device=data.device,
         centring=data.centring if centre else None,

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 
 from aligncut_cli.brain.join import suspect_pairing
 from aligncut_cli.brain.responses import load_responses
 from aligncut_cli.console import Console
 from aligncut_cli.maths.alignment_fit import AlignmentFit, FitSettings, restore_units
+from aligncut_cli.maths.alignment_start import AlignmentStart
 from aligncut_cli.maths.device import resolve_device
 from aligncut_cli.maths.encoding import AlignmentMaps, average_slots
 from aligncut_cli.maths.ridge import PRECISE_IMAGES
 from aligncut_cli.maths.slot_scores import predict_by_each_slot
 from aligncut_cli.params import AlignParams, RunOptions
+from aligncut_cli.stages.align.consensus import estimate_memory, format_consensus
+from aligncut_cli.stages.align.consensus_phases import find_fold_consensus, write_consensus
 from aligncut_cli.stages.align.data import NODE_IMAGES, NODE_TOKENS, AlignmentData, Job, list_jobs
 from aligncut_cli.stages.align.fit import Checkpoint, FitData, fit_alignment
 from aligncut_cli.stages.align.scores import (
@@ -90,17 +94,18 @@ class AlignStage:
     def plan(self) -> Plan:
         """Return the bytes of all inputs and of the larger of ridge and fit."""
         data, split = self.data, self.data.splits[0]
-        maps = self.params.universal_dim * (data.n_channels + data.n_voxels)
+        maps = self.params.channels * (data.n_channels + data.n_voxels)
         pooled = data.n_channels * data.n_images * 4
         nodes = data.n_channels * 2 * NODE_TOKENS * NODE_IMAGES
         kernel = 8 if len(split.train) <= PRECISE_IMAGES else 4
         predicted = 4 * 4 * len(split.test) * data.n_voxels
+        shared = 0 if self.params.target == "brain" else estimate_memory(data.features, self.params)
         return Plan(
             memory=PROCESS_BYTES
             + pooled
             + nodes
             + 2 * data.n_images * data.n_voxels * 4
-            + max(6 * maps * 4, 4 * kernel * data.n_images * len(split.train), predicted * self.params.folds),
+            + max(6 * maps * 4, 4 * kernel * data.n_images * len(split.train), predicted * self.params.folds, shared),
             disk=(6 + len(self.jobs)) * maps * 4 + predicted * len(self.jobs),
             notes={
                 "images": data.n_images,
@@ -111,8 +116,10 @@ class AlignStage:
 
     def phases(self) -> Sequence[Phase[Any]]:
         """Return the phases in order."""
+        folds = range(0 if self.params.target == "brain" else self.params.folds)
         return [
             single_step("create", self._create),
+            *([Phase("consensus", folds, self._find_consensus, parallel=True)] if folds else []),
             Phase("fit", self.jobs, self._fit, feed=self._prepare, parallel=True),
             single_step("layers", self._score_slots),
         ]
@@ -124,12 +131,13 @@ class AlignStage:
             create_group(self.work.staging),
             self.data.features.axes,
             self.data.channels,
-            universal=self.params.universal_dim,
+            universal=self.params.channels,
             voxels=self.data.n_voxels,
             runs=self.n_runs,
             fits=len(self.jobs),
             rois=self.responses.rois,
             ceiling=self.responses.noise_ceiling,
+            consensus=self.params.target != "brain",
         )
 
     def _data_of(self, job: Job) -> FitData:
@@ -160,8 +168,7 @@ class AlignStage:
         fit = fit_alignment(
             data,
             self._settings(job.seed),
-            start=self.params.start,
-            universal_dim=self.params.universal_dim,
+            start=lambda: self._start(job, data),
             centre=self.params.centre,
             checkpoint=Checkpoint(self.work.scratch / f"fit-{job.number}.safetensors", self.console),
         )
@@ -186,6 +193,23 @@ class AlignStage:
         }
         write_json(self.work.wip / f"fit-{job.number}.json", record)
 
+    def _start(self, job: Job, data: FitData) -> AlignmentStart:
+        if self.params.target == "brain":
+            return data.start(self.params.start, universal_dim=self.params.channels, seed=job.seed)
+        saved = load_file(self.work.scratch / f"consensus-{job.fold}.safetensors")
+        weights = [saved[model.name] for model in self.data.models]
+        return data.start_inside(weights, turn=self.params.target == "both")
+
+    def _find_consensus(self, index: int, fold: int, data: None) -> None:
+        """Find what the slots share on a fold's training images; the maps wait for the fits."""
+        maps = find_fold_consensus(self.data, fold, device=self.device, console=self.console)
+        if fold == 0:
+            write_consensus(self.writer, self.data, maps)
+        self.work.scratch.mkdir(exist_ok=True)
+        tensors = {model.name: weight for model, weight in zip(self.data.models, maps.weights, strict=True)}
+        save_file(tensors, self.work.scratch / f"consensus-{fold}.safetensors")
+        write_json(self.work.wip / f"consensus-{fold}.json", maps.record)
+
     def _settings(self, seed: int) -> FitSettings:
         return FitSettings(
             lambda_eigen=self.params.lambda_eigen,
@@ -194,7 +218,7 @@ class AlignStage:
             n_nodes=self.params.nodes,
             n_kept=self.params.eigenvectors,
             batch_images=self.params.batch_images,
-            epochs=self.params.epochs,
+            epochs=0 if self.params.target == "consensus" else self.params.epochs,
             patience=self.params.patience,
             tolerance=self.params.tolerance,
             select=self.params.select,
@@ -269,7 +293,7 @@ class AlignStage:
             fits=fits,
             slot_rois=[EVERY_VOXEL, *(name for name, mask in self.responses.rois.items() if mask.any())],
         )
-        for line in format_scores(summary, self.controls):
+        for line in (*describe_consensus(summary, self.controls), *format_scores(summary, self.controls)):
             self.console.note(line)
         if doubt is not None:
             self.console.warn(f"{doubt} {self.data.joined.describe()}")
@@ -278,7 +302,12 @@ class AlignStage:
     def _summarize(self, main: Predictions) -> dict[str, Any]:
         r, ridge_r = self.writer.read(SEED_R.at()), main.score()["ridge_r"]
         fit = json.loads((self.work.wip / "fit-0.json").read_text())
+        shared = {}
+        if self.params.target != "brain":
+            shared = {"consensus": json.loads((self.work.wip / "consensus-0.json").read_text())}
         return {
+            "target": self.params.target,
+            **shared,
             "images": self.data.n_images,
             "test_images": len(main.measured),
             "folds": self.params.folds,
@@ -299,6 +328,11 @@ class AlignStage:
             ),
             "eq10": {"at the start": fit["history"][0], "as kept": fit["best"], "lowest": fit["lowest"]},
         }
+
+
+def describe_consensus(summary: Mapping[str, Any], controls: Sequence[str]) -> list[str]:
+    """Return the lines about the consensus where there is one."""
+    return format_consensus(summary["consensus"], controls) if "consensus" in summary else []
 
 
 def score_run(run: Predictions) -> dict[str, np.ndarray[Any, Any]]:

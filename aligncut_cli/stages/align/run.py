@@ -20,7 +20,7 @@ FIGURES_VERSION = 1
 
 def run(
     features: Path,
-    paths: ResponsePaths,
+    paths: ResponsePaths | None,
     params: AlignParams,
     options: RunOptions,
     console: Console,
@@ -28,6 +28,11 @@ def run(
     figures: Path | None = None,
 ) -> Outcome:
     """Write an alignment store fitted to these responses, and tables if asked for; returns path and scores."""
+    if paths is None and params.target != "consensus":
+        raise UsageError(
+            f"align --target {params.target} needs --responses to fit",
+            do="Give them, or --target consensus, which needs none; or --apply to map by a finished fit.",
+        )
     source = open_store(features, "features")
     if source.record["stage"] == "align":
         raise UsageError(f"{features} is already mapped to a universal space", do="Fit to the features as extracted.")
@@ -36,10 +41,14 @@ def run(
         version=VERSION,
         kind="alignment",
         params=as_record(params),
-        inputs=[source.as_input, paths.as_input()],
+        inputs=[source.as_input, *([] if paths is None else [paths.as_input()])],
     )
 
     def build(work: Work) -> Stage:
+        if paths is None:
+            from aligncut_cli.stages.align.consensus_phases import ConsensusStage
+
+            return ConsensusStage(work, source, params, options, console)
         from aligncut_cli.stages.align.phases import AlignStage
 
         return AlignStage(work, source, paths, params, options, console)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from aligncut_cli.errors import BadInput, UsageError
-from aligncut_cli.store.kinds.base import Array, Kind
+from aligncut_cli.store.kinds.base import Array, Kind, Sizes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,10 +66,28 @@ ROI_R2 = Array(
 )
 ROI_R = Array("{model}/roi_r", "float32", ("layer", "roi", "bound"), about="correlation of the same")
 SLOT_SCORES = (ROI_R2, ROI_R)
+SHARED = Array(
+    "consensus/shared",
+    "float32",
+    ("universal", "bound"),
+    about="of each axis' variance, what the slots have in common on test images: value, low, high",
+    when="--target consensus or both",
+)
+CONSENSUS_R2 = Array(
+    "{model}/consensus_r2",
+    "float32",
+    ("layer", "bound"),
+    about="how well the slot predicts the others' consensus on test images: value, low, high",
+    when="--target consensus or both",
+)
+CONSENSUS = (SHARED, CONSENSUS_R2)
 SCORES = (R2, R, RIDGE_R2, RIDGE_R, NULL_R2)
 SEED_SCORES = (SEED_R2, SEED_R)
 FITS = (FIT_WEIGHT, FIT_READOUT, FIT_BIAS)
-KIND = Kind("alignment", (WEIGHT, READOUT, BIAS, DEVIATION, *FITS, ROI, *SCORES, *SEED_SCORES, *SLOT_SCORES, CEILING))
+KIND = Kind(
+    "alignment",
+    (WEIGHT, READOUT, BIAS, DEVIATION, *FITS, ROI, *SCORES, *SEED_SCORES, *SLOT_SCORES, CEILING, *CONSENSUS),
+)
 
 # What a model's group keeps of the features'; it has no node axes.
 MODEL_ATTRIBUTES = ("timm", "grid", "class_token", "image_size", "weights", "layers")
@@ -86,6 +104,7 @@ def create_alignment(
     fits: int,
     rois: Mapping[str, NDArray[np.bool_]],
     ceiling: NDArray[np.float32] | None,
+    consensus: bool,
 ) -> None:
     """Create the arrays of a store under construction, and write what of it the responses say.
 
@@ -96,21 +115,32 @@ def create_alignment(
     fits      : whose maps are kept; more than one where there are folds too
     rois      : name -> (voxels,)
     ceiling   : (voxels,) explainable share of variance, or None
+    consensus : whether the slots' consensus is part of it
     """
     sizes = {"universal": universal, "voxel": voxels, "seed": runs, "fit": fits, "bound": 3}
     sizes["roi"] = 1 + sum(bool(mask.any()) for mask in rois.values())
-    for model in axes.models:
-        attributes = {key: model.attributes[key] for key in MODEL_ATTRIBUTES if key in model.attributes}
-        root.create_group(model.name, attributes=attributes)
-        own = {**sizes, "layer": len(model.layers), "channel": channels[model.name]}
-        for array in (WEIGHT, *SLOT_SCORES, *((FIT_WEIGHT,) if fits > 1 else ())):
-            array.create(root, own, model.name)
+    more = [*SLOT_SCORES, *((FIT_WEIGHT,) if fits > 1 else ()), *((CONSENSUS_R2,) if consensus else ())]
+    create_maps(root, axes, channels, more, sizes)
+    if consensus:
+        SHARED.create(root, sizes)
     for array in (READOUT, BIAS, DEVIATION, *SCORES, *SEED_SCORES, *((FIT_READOUT, FIT_BIAS) if fits > 1 else ())):
         array.create(root, sizes)
     for name, mask in rois.items():
         ROI.put(root, mask, name)
     if ceiling is not None:
         CEILING.put(root, ceiling)
+
+
+def create_maps(
+    root: zarr.Group, axes: NodeAxes, channels: Mapping[str, int], more: Sequence[Array], sizes: Sizes
+) -> None:
+    """Create the maps of every slot, and further arrays that each model has."""
+    for model in axes.models:
+        attributes = {key: model.attributes[key] for key in MODEL_ATTRIBUTES if key in model.attributes}
+        root.create_group(model.name, attributes=attributes)
+        own = {**sizes, "layer": len(model.layers), "channel": channels[model.name]}
+        for array in (WEIGHT, *more):
+            array.create(root, own, model.name)
 
 
 class Alignment:
