@@ -192,6 +192,7 @@ class EigsParams(StageParams):
     group: Literal["all", "model", "layer"] = knob(
         "all", "Cut one graph over all nodes, one per model, or one per (model, layer)."
     )
+    fit: int = knob(0, "Which of the alignment's fits to use, where it keeps several; counted from 0.", at_least=0)
     n_eig: int = knob(20, "Eigenvectors to keep (C); 20 for pictures, 10 for scores.", at_least=1)
     n_sample: int = knob(50_000, "Nodes sampled for the exact problem (m); all nodes make it exact.", at_least=2)
     sample: Literal["uniform", "fps"] = knob("uniform", "How those nodes are chosen: at random, or by farthest points.")
@@ -263,7 +264,7 @@ class SegmentParams(MaskParams):
     )
     n_eig: int | None = knob(
         None,
-        f"Use only the leading N eigenvectors; otherwise the oracle takes {ORACLE_N_EIG} (Appendix C.4), --clusters all.",
+        f"Use the leading N eigenvectors; otherwise the oracle takes {ORACLE_N_EIG} (Appendix C.4), --clusters all.",
         at_least=1,
     )
     clusters: tuple[int, ...] = knob((), "Cut into this many segments; give it again for coarser levels that nest.")

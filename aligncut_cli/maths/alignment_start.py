@@ -218,8 +218,8 @@ def _assemble(
     """Put the channels of the axes and those of the slots' own directions side by side."""
     device, n_axes = axes.device, len(axes)
     tokens: list[Tensor] = []
-    for number, rows in enumerate(_iterate_nodes(nodes)):
-        tokens.append(torch.from_numpy(rows.astype(np.float32) - statistics[number].mean))
+    for number, values in enumerate(_iterate_nodes(nodes)):
+        tokens.append(torch.from_numpy(values.astype(np.float32) - statistics[number].mean))
     weights: list[Tensor] = []
     number = 0
     for part in nodes:

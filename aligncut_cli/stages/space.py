@@ -34,6 +34,7 @@ class FeatureSpace:
     device    : where the mapped rows are wanted
     roi, top_channels : keep only the universal channels that drive this ROI's predictions most (Fig. 2)
     centre    : gives a slot's mean token as stored, (channel,), which is subtracted from its rows; None for nothing
+    fit       : which of the alignment's fits
     """
 
     features: Features
@@ -42,6 +43,7 @@ class FeatureSpace:
     roi: str | None = None
     top_channels: int | None = None
     centre: Callable[[Slot], NDArray[np.float32]] | None = None
+    fit: int = 0
 
     @classmethod
     def of(
@@ -53,10 +55,11 @@ class FeatureSpace:
         roi: str | None = None,
         top_channels: int | None = None,
         centre: Callable[[Slot], NDArray[np.float32]] | None = None,
+        fit: int = 0,
     ) -> FeatureSpace:
         """Return features as they are stored, or mapped by an alignment."""
         mapped = None if alignment is None else Alignment(alignment)
-        return cls(Features(features), mapped, device, roi, top_channels, centre)
+        return cls(Features(features), mapped, device, roi, top_channels, centre, fit)
 
     @classmethod
     def universal(cls, features: Store, alignment: Store, device: torch.device) -> FeatureSpace:
@@ -92,6 +95,10 @@ class FeatureSpace:
                     )
                 for layer in model.layers:
                     self._map_position(Slot(model.name, layer, 0))
+        if self.fit and self.alignment is None:
+            raise UsageError("--fit needs --alignment", why="It says which of the alignment's fits is meant.")
+        if self.alignment is not None:
+            self.alignment.require_fit(self.fit)
         if (self.roi is None) != (self.top_channels is None):
             raise UsageError(
                 "--roi and --top-channels go together", do="Give both, such as --roi V4 --top-channels 64."
@@ -192,7 +199,7 @@ class FeatureSpace:
         if slot not in self._weights:
             if len(self._weights) > 4:
                 self._weights.clear()
-            values = self._require_alignment().read_weight(slot.model, self._map_position(slot))
+            values = self._require_alignment().read_weight(slot.model, self._map_position(slot), fit=self.fit)
             self._weights[slot] = torch.from_numpy(values).to(self.device)
         return self._weights[slot]
 
@@ -253,7 +260,7 @@ class FeatureSpace:
         voxels = alignment.read_roi(self.roi)
         if not voxels.any():
             raise BadInput(f"{alignment.store.path}: no voxel lies in ROI {self.roi!r}", do="Take another --roi.")
-        readout = alignment.read_readout()[:, voxels]
+        readout = alignment.read_readout(fit=self.fit)[:, voxels]
         return torch.from_numpy(choose_channels(readout, deviation, self.top_channels)).to(self.device)
 
     def _require_alignment(self) -> Alignment:

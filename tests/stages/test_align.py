@@ -243,6 +243,16 @@ def test_folds_hold_out_every_image_and_all_fits_are_kept(tmp_path: Path, plante
     scores = store.record["summary"]["scores"]["V1"]
     assert scores["r2_low"] < scores["r2"] < scores["r2_high"]
     assert scores["null_r2"] <= 0
+    cut = ["eigs", features, "--alignment", store.path, "--n-eig", 3, "--n-sample", 300]
+    first, third = (
+        open_store(done(*cut, "-o", tmp_path / f"e{fit}.zarr", "--fit", fit)).read("sample/features") for fit in (0, 3)
+    )
+    node = int(open_store(tmp_path / "e3.zarr").read("sample/node")[0, 0])
+    token = open_store(features).read("wide/tokens").reshape(-1, 20)[node].astype(np.float32)
+    mapped = token @ alignment.read_weight("wide", node // 2000, fit=3)
+    np.testing.assert_allclose(third[0, 0], mapped / np.linalg.norm(mapped), atol=2e-3)
+    assert not np.allclose(first, third, atol=1e-2)
+    assert "fits 0 to 5" in aligncut(*cut, "-o", tmp_path / "e9.zarr", "--fit", 9).err
     with pytest.raises(UsageError, match="fits 0 to 5"):
         alignment.read_readout(fit=6)
     layers = list(csv.DictReader((tmp_path / "d" / "layers.csv").read_text().splitlines()))

@@ -1,10 +1,12 @@
-"""What the report shows of an alignment: the score of every brain area."""
+"""What the report shows of an alignment: the score of every brain area, and what the layers share."""
 
 from __future__ import annotations
 
+import numpy as np
+
 from aligncut_cli.maths.response_scores import average_over_rois
 from aligncut_cli.stages.blocks import Files, PageBlock, Section, table_block
-from aligncut_cli.store.kinds.alignment import CEILING, R2, RIDGE_R, RIDGE_R2, Alignment, R
+from aligncut_cli.store.kinds.alignment import CEILING, CONSENSUS_R2, R2, RIDGE_R, RIDGE_R2, Alignment, R
 from aligncut_cli.store.read import Store
 from aligncut_cli.viz.page import finite
 
@@ -17,8 +19,9 @@ def is_synthetic(store: Store) -> bool:
 def describe_alignment(store: Store, files: Files) -> list[PageBlock]:
     """R^2 of every ROI on held-out images, beside the noise ceiling and the ridge."""
     alignment = Alignment(store)
+    shared = _describe_consensus(alignment)
     if not alignment.has_score(R2):
-        return []
+        return shared
     rois = alignment.read_rois()
     ceiling = alignment.read_score(CEILING) if alignment.has_score(CEILING) else None
     columns = {"R²": R2, "ridge R²": RIDGE_R2, "r": R, "ridge r": RIDGE_R}
@@ -48,6 +51,7 @@ def describe_alignment(store: Store, files: Files) -> list[PageBlock]:
     about += "The upright line is the noise ceiling as it was given. " if ceiling is not None else ""
     about += "The diamond is a ridge regression on the same features." if "ridge R²" in scores else ""
     return [
+        *shared,
         {
             "kind": "bars",
             "title": "R² of every brain area on held-out images",
@@ -62,9 +66,41 @@ def describe_alignment(store: Store, files: Files) -> list[PageBlock]:
     ]
 
 
+def _describe_consensus(alignment: Alignment) -> list[PageBlock]:
+    """What every layer says about the consensus of the others, against layer; nothing where there is no consensus."""
+    record = alignment.store.record.get("summary", {}).get("consensus")
+    if record is None:
+        return []
+    panels = []
+    for model in alignment.store.record["models"]:
+        r2 = alignment.read_slot_score(CONSENSUS_R2, model)
+        chance = [record["slots"][f"{model}:{layer}"]["r2_by_position"] for layer in alignment.layers(model)]
+        series = [
+            {"name": "R²", "style": "line", "y": finite(r2[:, 0])},
+            {"name": "by position alone", "style": "dashed", "y": finite(np.array(chance))},
+        ]
+        panels.append({"title": model, "x": alignment.layers(model), "series": series})
+    header = ["slot", "weight", "R²", "low", "high", "R² by position"]
+    rows = [[name, s["weight"], *s["r2"], s["r2_by_position"]] for name, s in record["slots"].items()]
+    return [
+        {
+            "kind": "curves",
+            "title": "How well each layer predicts the consensus of the others",
+            "about": "On images that the fit never saw. The dashed line is the same fit to images exchanged between "
+            "layers, in which only a patch's position is shared.",
+            "xLabel": "layer",
+            "yLabel": "R²",
+            "low": 0,
+            "high": 1,
+            "panels": panels,
+        },
+        table_block("The consensus, layer by layer", header, rows, open=False),
+    ]
+
+
 SECTION = Section(
     "brain",
-    "Brain scores",
+    "The universal space",
     "How well the aligned features predict responses to images that were held out, by ROI.",
     describe_alignment,
     lambda store: store.kind == "alignment",

@@ -14,7 +14,7 @@ from aligncut_cli.store.read import Store
 if TYPE_CHECKING:
     from aligncut_cli.store.write import Writer
 
-PARAMS = ("group", "n_eig", "n_sample", "sample", "roi", "top_channels", "orthogonalize", "centre")
+PARAMS = ("group", "n_eig", "n_sample", "sample", "roi", "top_channels", "orthogonalize", "centre", "fit")
 
 
 def take_params(params: EigsParams, base: Store, aligned: Store | None) -> EigsParams:

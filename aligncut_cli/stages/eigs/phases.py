@@ -79,6 +79,7 @@ class EigsStage:
             roi=params.roi,
             top_channels=params.top_channels,
             centre=self._read_centre if params.centre == "slot" else None,
+            fit=params.fit,
         )
         self.space.require()
         self.comparable = params.group != "all" or self.space.comparable

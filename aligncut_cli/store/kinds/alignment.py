@@ -183,20 +183,21 @@ class Alignment:
         name = FIT_READOUT.at()
         return int(self.store.array(name).shape[0]) if self.store.has(name) else 1
 
-    def _require_fit(self, fit: int) -> None:
+    def require_fit(self, fit: int) -> None:
+        """Refuse a fit that is not there."""
         if not 0 <= fit < self.n_fits:
             raise UsageError(f"{self.store.path} has no fit {fit}", do=f"It has fits 0 to {self.n_fits - 1}.")
 
     def read_weight(self, model: str, position: int, *, fit: int = 0) -> NDArray[np.float32]:
         """Return W of one slot, (channel, universal); `position` is the layer's index here."""
-        self._require_fit(fit)
+        self.require_fit(fit)
         if fit:
             return self.store.read(FIT_WEIGHT.at(model), (fit, position))
         return self.store.read(WEIGHT.at(model), (position,))
 
     def read_readout(self, *, fit: int = 0) -> NDArray[np.float32]:
         """Return beta, (universal, voxel)."""
-        self._require_fit(fit)
+        self.require_fit(fit)
         return self.store.read(FIT_READOUT.at(), (fit,)) if fit else self.store.read(READOUT.at())
 
     def read_deviation(self) -> NDArray[np.float32] | None:
