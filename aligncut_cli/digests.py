@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ def digest_file(path: Path, *, what: str = "", do: str = "Check the path and its
     raises : BadInput where it cannot be read
     """
     try:
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # would be read for ever
+            raise BadInput(f"{path} is a pipe or device, not a file", do=do)
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:

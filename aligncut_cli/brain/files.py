@@ -192,6 +192,17 @@ def _read_image(path: Path, name: str) -> Table:
     return Table(LazyRows((n_rows, n_voxels), np.dtype(np.float32), fetch, volume=True))
 
 
+def _read_gifti(path: Path, name: str) -> Table:
+    """Read a GIFTI surface: an array of vertices per trial, or one of vertices x trials."""
+    nibabel = require_package("nibabel", path)
+    require_memory(path, 8 * path.stat().st_size)
+    with reading(path, "a GIFTI file"):
+        arrays = [np.asarray(item.data) for item in nibabel.load(path).darrays]
+        values = arrays[0].T if len(arrays) == 1 and arrays[0].ndim == 2 else np.stack(arrays)
+    check_array(path, values, axes=AXES)
+    return Table(values)
+
+
 def require_package(name: str, path: Path) -> Any:
     """Import an optional reader, or say how to get it."""
     import importlib
@@ -214,4 +225,5 @@ READERS: dict[str, Callable[[Path, str], Table]] = {
     ".nii.gz": _read_image,
     ".mgh": _read_image,
     ".mgz": _read_image,
+    ".gii": _read_gifti,
 }

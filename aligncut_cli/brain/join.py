@@ -103,6 +103,10 @@ def _bare_base(name: str) -> str:
     return _bare(_base(name))
 
 
+def _caseless(name: str) -> str:
+    return _bare_base(name).casefold()
+
+
 def _nsd_name(name: str) -> str:
     """Return nsd-00028 for every name that ends in an NSD number: train-0001_nsd-00028, nsd28.png, 28."""
     match = re.search(r"(?:^|nsd[-_]?)0*(\d+)$", _bare_base(name), re.IGNORECASE)
@@ -115,6 +119,7 @@ NAME_RULES: dict[str, Callable[[str], str]] = {
     "names without suffix": _bare,
     "file names": _base,
     "file names without suffix": _bare_base,
+    "file names without suffix, upper and lower case alike": _caseless,
 }
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from aligncut_cli.brain.arrays import list_npz, load_npz
 from aligncut_cli.errors import BadInput
-from aligncut_cli.images.guard import reading, require_file, require_memory
+from aligncut_cli.images.guard import read_text, reading
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
@@ -24,8 +24,6 @@ def read_rois(path: Path, *, n_voxels: int) -> dict[str, npt.NDArray[np.bool_]]:
     n_voxels : of the responses, before any are dropped
     returns  : name -> (n_voxels,) bool, in the file's order
     """
-    require_file(path, do="Check --rois.")
-    require_memory(path, 20 * path.stat().st_size)
     if path.suffix.lower() == ".json":
         content = _load_json(path)
     elif path.suffix.lower() == ".npz":
@@ -36,8 +34,9 @@ def read_rois(path: Path, *, n_voxels: int) -> dict[str, npt.NDArray[np.bool_]]:
 
 
 def _load_json(path: Path) -> dict[str, Any]:
-    with reading(path, "JSON in UTF-8"):
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    text = read_text(path, "JSON", do="Check --rois.")
+    with reading(path, "JSON"):
+        content = json.loads(text)
     if not isinstance(content, dict):
         raise BadInput(f"{path}: is not a JSON object.", do='Write it as {"V1": [0, 1, 2], "V4": [3, 4]}.')
     return content

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from aligncut_cli.errors import BadInput
-from aligncut_cli.images.guard import BLANK, reading, require_file, require_memory
+from aligncut_cli.images.guard import BLANK, read_text, reading
 
 DELIMITERS = "\t;,"
 NAME_COLUMNS = (
     "id", "image", "image_id", "imageid", "image_name", "path", "image_path", "filename", "file_name", "file",
-    "stimulus", "stimulus_id", "stim", "stim_id", "name", "nsdid", "nsd_id", "73kid",
+    "image_file", "imagename", "img", "img_id", "picture", "photo", "stimulus", "stimulus_id", "stimulus_name",
+    "stimulus_file", "stim", "stim_id", "stim_file", "stimuli", "name", "nsdid", "nsd_id", "73kid",
 )  # fmt: skip
 
 
@@ -36,16 +38,13 @@ class TextTable:
 
 def read_text_table(path: Path) -> TextTable:
     """Read a CSV in UTF-8; blank rows are left out, and a header is known by a name that columns of images have."""
-    require_file(path)
-    require_memory(path, 20 * path.stat().st_size)
-    with reading(path, "a CSV file in UTF-8"):
-        text = path.read_text(encoding="utf-8-sig")
-        lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    lines = read_text(path, "a CSV file").split("\n")
+    with reading(path, "a CSV file"):
         cells = csv.reader(lines, delimiter=_find_delimiter(lines), strict=True)
         rows = [[cell.strip(BLANK) for cell in row] for row in cells if any(cell.strip(BLANK) for cell in row)]
     if not rows:
         raise BadInput(f"{path}: names no images: it has no rows.")
-    header = [cell.lower() for cell in rows[0]]
+    header = [re.sub(r"[\s-]+", "_", cell.lower()) for cell in rows[0]]
     if any(name in header for name in (*NAME_COLUMNS, "subject1_rep0")):
         return TextTable(header, rows[1:])
     return TextTable(None, rows)

@@ -14,6 +14,7 @@ from aligncut_cli.images.guard import reading, require_file
 
 MAX_BYTES = 1 << 20
 
+
 class _Stub:
     """Stands in for a numpy array, scalar or dtype; numpy itself never sees what the file claims."""
 

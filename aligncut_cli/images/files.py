@@ -15,7 +15,7 @@ from aligncut_cli.errors import BadInput
 from aligncut_cli.images import inside
 from aligncut_cli.images.decode import is_picture, readable_suffixes
 from aligncut_cli.images.folder import is_regular, name_some, walk_files
-from aligncut_cli.images.guard import BLANK, reading, require_file
+from aligncut_cli.images.guard import BLANK, read_text
 from aligncut_cli.images.names import HEIF_SUFFIXES, IMAGE_SUFFIXES, is_safe_name
 
 OnProgress = Callable[[int, int], None]
@@ -107,9 +107,7 @@ def _list_file(path: Path, *, skip_bad: bool) -> list[Path]:
 
 
 def _read_list(path: Path, *, skip_bad: bool) -> list[Path]:
-    require_file(path)
-    with reading(path, "a list of images, one path per line in UTF-8"):
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    lines = read_text(path, "a list of images, one path per line").split("\n")
     listed = []
     for number, line in enumerate(lines, 1):
         text = line.strip(BLANK)
@@ -171,7 +169,6 @@ def _hash_file(file: ImageFile, *, skip_bad: bool) -> str:
     try:
         if inside.is_inside(file.path):
             return inside.hash_inside(file.path)
-        require_file(file.path)
         return digest_file(file.path, what="the image")
     except BadInput as error:
         if skip_bad:

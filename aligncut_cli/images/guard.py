@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
 import stat
@@ -31,6 +32,19 @@ def reading(path: Path, what: str, *, do: str = "") -> Iterator[None]:
         raise BadInput(
             f"{path}: cannot be read as {what}.", why=f"{type(error).__name__}: {said}" if said else "", do=do
         ) from error
+
+
+def read_text(path: Path, what: str, *, do: str = "") -> str:
+    """Read a file of text, in UTF-8 or, where it begins as Windows writes it, in UTF-16; line ends become newlines.
+
+    what : what it was read as, "a list of images"
+    """
+    require_file(path, do=do or "Check the path.")
+    require_memory(path, 20 * path.stat().st_size)
+    with reading(path, f"{what} in UTF-8", do=do):
+        data = path.read_bytes()
+        encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+        return data.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def require_file(path: Path, *, do: str = "Check the path.") -> None:

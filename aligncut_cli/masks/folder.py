@@ -10,7 +10,7 @@ import numpy as np
 
 from aligncut_cli.errors import BadInput, UsageError
 from aligncut_cli.images.folder import is_regular, name_some, walk_files
-from aligncut_cli.images.guard import BLANK, reading, require_file
+from aligncut_cli.images.guard import BLANK, read_text, require_file
 from aligncut_cli.images.names import IMAGE_SUFFIXES, is_safe_name, strip_image_suffix
 from aligncut_cli.masks.base import IGNORE, Mask, MaskSet, check_id
 from aligncut_cli.masks.label_image import read_label_image
@@ -86,8 +86,7 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     require_file(path, do="Check --classes.")
     if path.stat().st_size > MOST_BYTES_OF_NAMES:
         raise BadInput(f"{path} does not name classes: it is larger than {MOST_BYTES_OF_NAMES:,} bytes.")
-    with reading(path, "a list of class names in UTF-8"):
-        text = path.read_text(encoding="utf-8-sig")
+    text = read_text(path, "a list of class names")
     lines = [line.strip(BLANK) for line in text.rstrip().split("\n")]
     good = all(is_safe_name(line) and len(line) <= MOST_LETTERS for line in lines)
     if len(lines) < 2 or not good or len(set(lines)) < len(lines):

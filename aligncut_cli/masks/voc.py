@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from aligncut_cli.errors import BadInput, UsageError
-from aligncut_cli.images.guard import reading, require_file
+from aligncut_cli.images.guard import read_text, require_file
 from aligncut_cli.images.names import strip_image_suffix
 from aligncut_cli.masks.base import IGNORE, Mask, MaskSet, check_id
 from aligncut_cli.masks.folder import read_class_names
@@ -37,8 +37,7 @@ class VocMasks(MaskSet):
             raise UsageError("--threshold is for folders of PNG masks; VOC's have class indices", do="Leave it out.")
         self.path = find_voc_root(path)
         listing = self._find_list(split)
-        with reading(listing, "a list of images"):
-            words = [line.split() for line in listing.read_text(encoding="utf-8-sig").splitlines()]
+        words = [line.split() for line in read_text(listing, "a list of images").split("\n")]
         paths = [strip_image_suffix(word[0].lstrip("/")) for word in words if word]
         if not paths:
             raise BadInput(f"The list of images {listing} is empty.")

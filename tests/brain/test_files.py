@@ -113,6 +113,16 @@ def test_nifti_counts_trials_by_its_last_axis(tmp_path: Path) -> None:
         np.testing.assert_allclose(load_responses(tmp_path / name).values, box.reshape(24, 5).T, rtol=1e-6)
 
 
+def test_gifti_counts_trials_by_arrays_or_by_the_second_axis(tmp_path: Path) -> None:
+    nibabel = pytest.importorskip("nibabel")
+    gifti = nibabel.gifti
+    per_trial = gifti.GiftiImage(darrays=[gifti.GiftiDataArray(row) for row in VALUES])
+    in_one = gifti.GiftiImage(darrays=[gifti.GiftiDataArray(np.ascontiguousarray(VALUES.T))])
+    for image in (per_trial, in_one):
+        nibabel.save(image, tmp_path / "lh.r.func.gii")
+        np.testing.assert_allclose(load_responses(tmp_path / "lh.r.func.gii").values, VALUES, rtol=1e-6)
+
+
 def test_without_the_optional_reader_the_message_says_how_to_get_it(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "nibabel", None)
     (tmp_path / "r.nii").write_bytes(b"x")

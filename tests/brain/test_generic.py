@@ -38,13 +38,16 @@ def test_any_plain_number_is_read_as_float32(tmp_path: Path, dtype: str) -> None
     [
         ("a.png\nb.jpg\nc.d\nsub/e.JPEG\n", ["a.png", "b.jpg", "c.d", "sub/e.JPEG"]),
         ("trial,image\n1,a\n2,b\n3,c\n4,d\n", ["a", "b", "c", "d"]),
+        ("Image Name;trial\na;1\nb;2\nc;3\nd;4\n", ["a", "b", "c", "d"]),
+        ("trial\tStimulus\n1\ta\n2\tb\n3\tc\n4\td\n", ["a", "b", "c", "d"]),
         ("\ufeffid\r\na\r\nb\r\n\r\nc\r\nd\r\n", ["a", "b", "c", "d"]),
     ],
 )
 def test_image_names_come_from_a_csv(table: Path, text: str, ids: list[str]) -> None:
     names = table.parent / "ids.csv"
-    names.write_text(text, encoding="utf-8", newline="")
-    assert load_responses(table, image_ids=names).ids == ids
+    for encoding in ("utf-8", "utf-16"):  # as Excel saves Unicode text
+        names.write_text(text.removeprefix("\ufeff" if encoding == "utf-16" else ""), encoding=encoding, newline="")
+        assert load_responses(table, image_ids=names).ids == ids
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,7 @@ def test_images_without_a_response_are_named() -> None:
         (["img.001.jpg", "img.002.jpg"], ["img.002", "img.001"]),
         (["shared0001_nsd02951.png", "train-0001_nsd-00028.png"], ["nsd-00028", "nsd-02951"]),
         (["2951.png", "00028.png"], ["nsd-00028", "nsd-02951"]),
+        (["IMG_1.JPG", "img_2.jpg"], ["IMG_2.jpg", "img_1.jpg"]),
     ],
 )
 def test_the_same_image_is_known_however_its_name_is_written(files: list[str], named: list[str]) -> None:

@@ -141,8 +141,9 @@ def test_lines_of_a_list_that_lead_nowhere_can_be_skipped_too(tmp_path: Path) ->
 def test_a_list_from_windows_or_with_a_home_folder_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path / "p/a.jpg")
     monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "list.txt").write_text("p\\a.jpg\r\n", newline="")
-    assert ids(tmp_path / "list.txt") == ["a"]
+    for encoding in ("utf-8", "utf-16"):  # PowerShell writes the latter
+        (tmp_path / "list.txt").write_text("p\\a.jpg\r\n", newline="", encoding=encoding)
+        assert ids(tmp_path / "list.txt") == ["a"]
     (tmp_path / "list.txt").write_text("~/p/a.jpg\n")
     assert ids(tmp_path / "list.txt") == ["a"]
 
