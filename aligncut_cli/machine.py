@@ -36,6 +36,15 @@ def cpu_count() -> int:
     return max(1, math.ceil(min(limits)))
 
 
+def limit_threads() -> None:
+    """Have numerical libraries start no more threads than that; they know of affinity, and of no quota.
+
+    It counts for libraries that are imported afterwards, and leaves an OMP_NUM_THREADS of the user's alone.
+    """
+    if cpu_count() < (os.cpu_count() or 1):
+        os.environ.setdefault("OMP_NUM_THREADS", str(cpu_count()))
+
+
 def _own_cgroups(controller: str) -> Iterator[Path]:
     """Give the folder of this process's group and of every group around it; the tightest of their limits holds.
 

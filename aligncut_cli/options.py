@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import os
 import tomllib
 import typing
 from collections.abc import Callable
@@ -50,8 +51,9 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
     """
     if path is None or context.resilient_parsing:
         return path
+    path = path.expanduser()
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise BadInput(f"no such file: {path}", do="Give --config the path of a TOML file.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
@@ -83,6 +85,21 @@ def flags_given(context: typer.Context) -> list[str]:
         if source is not None and source.name == "COMMANDLINE" and parameter.param_type_name == "option":
             given.append(max(parameter.opts, key=len))
     return given
+
+
+def expand_home(value: Any) -> Any:
+    """Return an option's value with `~` as the home folder, where a path or the path of NAME=PATH begins with it.
+
+    The shell does this for plain words only, not after `=`, in quotes or in a TOML file.
+    """
+    if isinstance(value, Path):
+        return Path(expand_home(str(value)))
+    if isinstance(value, list | tuple):
+        return type(value)(expand_home(item) for item in value)
+    if not isinstance(value, str):
+        return value
+    name, equals, path = value.rpartition("=") if "=~" in value else ("", "", value)
+    return name + equals + (os.path.expanduser(path) if path.startswith("~") else path)
 
 
 def _option(name: str, item: dataclasses.Field[Any], hint: Any) -> Any:
@@ -151,6 +168,7 @@ def takes(params: type[StageParams] | None = None, *, output: str | None = None)
         @functools.wraps(function)
         def command(**values: Any) -> Any:
             values.pop("config")
+            values = {name: expand_home(value) for name, value in values.items()}
             given = {name: values.pop(name) for name in SHARED_FLAGS if name in values}
             given["output"] = values.pop("output", Path())
             keywords: dict[str, Any] = {"options": RunOptions(**given)}

@@ -195,5 +195,5 @@ def _undecodable(path: Path, error: Exception) -> BadInput:
         reason = error.strerror
     return BadInput(
         f"cannot decode the image {path}: {reason}",
-        do="Replace or remove the file, or leave such files out: --skip-bad",
+        do="Put the photo back as it was, or replace it.",
     )

@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,9 @@ from aligncut_cli.errors import BadInput, OutOfResources
 from aligncut_cli.images.decode import Copy, Pixels, decode_image, look_at_image
 from aligncut_cli.images.files import ImageFile, OnProgress
 from aligncut_cli.images.folder import name_some
+
+# A socket's path has at most 103 bytes on macOS and 107 on Linux; 32 are `/pymp-XXXXXXXX/listener-XXXXXXXX`.
+LONGEST_TEMPDIR = 103 - 32
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -125,8 +129,8 @@ class _Pool:
     def __enter__(self) -> Self:
         if self._workers > 0:
             # Not fork: the parent has torch's threads and perhaps a GPU.
-            context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
-            if os.name == "posix":
+            context = multiprocessing.get_context("forkserver" if _sockets_fit() else "spawn")
+            if _sockets_fit():
                 context.set_forkserver_preload(["__main__", __name__])
             self._executor = ProcessPoolExecutor(self._workers, context, initializer=_start_worker)
         return self
@@ -161,6 +165,14 @@ class _Pool:
         with _death_explained():
             for item in items:
                 waiting.append(self._executor.submit(function, item))
+
+
+def _sockets_fit() -> bool:
+    """Return whether a fork server can be reached: its socket lies in TMPDIR, and the system bounds such a path.
+
+    Batch systems make long ones. Processes that are spawned need no socket, and take longer to start.
+    """
+    return os.name == "posix" and len(os.fsencode(tempfile.gettempdir())) <= LONGEST_TEMPDIR
 
 
 @contextlib.contextmanager

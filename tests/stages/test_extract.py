@@ -178,3 +178,77 @@ def test_layers_read_as_people_write_them(text: str, layers: tuple[int, ...]) ->
 def test_layers_that_are_not_there_are_refused(text: str) -> None:
     with pytest.raises(UsageError):
         parse_layers(text, 4, "m")
+
+
+def settings_of(store: Path) -> dict[str, object]:
+    attributes = open_store(store).axes["tiny"].attributes
+    return {key: attributes[key] for key in ("site", "mean", "std", "interpolation", "image_size")}
+
+
+def test_how_images_are_prepared_is_said_recorded_and_can_be_set(tmp_path: Path, photos: Path) -> None:
+    plain = aligncut("extract", photos, "-o", tmp_path / "f.zarr", *TINY)
+    assert "tiny: images 64 x 64, bicubic, mean 0.5 0.5 0.5, deviation 0.5 0.5 0.5" in plain.err
+    assert settings_of(plain.path) == {
+        "site": "attn", "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "image_size": [64, 64]
+    }  # fmt: skip
+    asked = ["--mean", "0.1,0.2,0.3", "--std", "tiny=1,1,1", "--interpolation", "nearest", "--size", "tiny=80"]
+    other = done("extract", photos, "-o", tmp_path / "g.zarr", *TINY, *asked)
+    assert settings_of(other) == {
+        "site": "attn", "mean": [0.1, 0.2, 0.3], "std": [1.0] * 3, "interpolation": "nearest", "image_size": [80, 80]
+    }  # fmt: skip
+    refused = aligncut("extract", photos, "-o", other, *TINY)
+    assert refused.code == 4
+    assert "settings" in refused.err
+
+
+def test_mean_and_deviation_are_those_that_the_model_sees(tmp_path: Path, photos: Path) -> None:
+    model = timm.create_model("vit_tiny_patch16_224", img_size=64, num_classes=0).eval()
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    output = done(
+        *["extract", photos, "-o", tmp_path / "f.zarr", "--model", "m=vit_tiny_patch16_224", "--size", 64],
+        *["--weights", f"m={tmp_path / 'w.safetensors'}", "--mean", "0.4,0.5,0.6", "--std", "0.3,0.2,0.1"],
+    )
+    model.pretrained_cfg.update(mean=(0.4, 0.5, 0.6), std=(0.3, 0.2, 0.1))
+    expected = np.stack([by_hand(model, photo, 64) for photo in sorted(photos.glob("*.png"))], axis=1)
+    tokens = open_store(output).read("m/tokens")
+    np.testing.assert_allclose(tokens, expected, rtol=2e-3, atol=2e-3 * np.abs(expected).max())
+
+
+def test_a_site_is_recorded_and_the_default_keeps_the_digest(tmp_path: Path, photos: Path) -> None:
+    plain = done("extract", photos, "-o", tmp_path / "f.zarr", *TINY)
+    attention = aligncut("extract", photos, "-o", plain, *TINY, "--site", "attn")
+    assert "up to date" in attention.err
+    block = aligncut("extract", photos, "-o", plain, *TINY, "--site", "block")
+    assert block.code == 4
+    assert "taken at: None -> block" in block.err
+    stores = {site: done("extract", photos, "-o", tmp_path / site, *TINY, "--site", site) for site in ("block", "mlp")}
+    assert settings_of(stores["mlp"])["site"] == "mlp"
+    tokens = {site: open_store(store).read("tiny/tokens").astype(np.float32) for site, store in stores.items()}
+    first = open_store(plain).read("tiny/tokens").astype(np.float32)
+    added = tokens["block"][1] - tokens["block"][0]
+    np.testing.assert_allclose(first[1] + tokens["mlp"][1], added, atol=5e-3 * np.abs(tokens["block"]).max())
+    wide = open_store(done("extract", photos, "-o", tmp_path / "qkv", *TINY, "--site", "qkv"))
+    assert wide.read("tiny/tokens").shape == (3, 12, 17, 3 * 192)
+
+
+def test_a_long_tmpdir_does_not_break_the_workers(
+    tmp_path: Path, photos: Path, features: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = tmp_path / ("x" * 90)
+    long.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(long))
+    output = done("extract", photos, "-o", tmp_path / "f.zarr", *TINY, "--workers", 2)
+    assert np.array_equal(open_store(output).read("tiny/tokens"), open_store(features).read("tiny/tokens"))
+    assert not list(long.iterdir())
+
+
+def test_render_gives_no_advice_that_it_does_not_take(tmp_path: Path) -> None:
+    folder = make_photos(tmp_path / "photos", 3)
+    f = done("extract", folder, "-o", tmp_path / "f.zarr", *TINY)
+    e = done("eigs", f, "-o", tmp_path / "e.zarr", "--n-eig", 4)
+    t = done("tsne", e, "-o", tmp_path / "t.zarr", "--iterations", 20)
+    (folder / "photo-001.png").write_bytes(b"no picture")
+    result = aligncut("render", t, "-o", tmp_path / "pictures")
+    assert result.code == 3
+    assert "photo-001.png" in result.err
+    assert "--skip-bad" not in result.err

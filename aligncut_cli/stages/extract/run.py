@@ -43,7 +43,7 @@ def run(inputs: Sequence[Path], params: ExtractParams, options: RunOptions, cons
             **({"interpolation": bilinear} if bilinear else {}),
             # Only what was asked for is a cause: features of the defaults are what they were without these options.
             **({"settings": {name: list(values) for name, values in given.items()}} if given else {}),
-            **({"site": params.site} if params.site != "attn" else {}),
+            **({"taken at": params.site} if params.site != "attn" else {}),
         },
         loose=["weights", "site", *SETTINGS],
     )
