@@ -55,6 +55,8 @@ def open_table(path: Path) -> Table:
             f"{file}: responses are not read from {suffix_of(file) or 'a file without suffix'}.",
             do=f"Use one of: {' '.join(READERS)}.",
         )
+    if name and reader not in (_read_npz, _read_mat, _read_hdf5):
+        raise BadInput(f"{file}: holds one table, and none called {name}.", do=f"Leave {DATASET}{name} out.")
     return reader(file, name)
 
 

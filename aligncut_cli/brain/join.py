@@ -239,7 +239,7 @@ def suspect_pairing(r: npt.NDArray[np.floating[Any]], n_images: int) -> str | No
     """
     high = float(np.nanquantile(r, 0.95)) if np.isfinite(r).any() else 0.0
     limit = 2.5 / max(1.0, float(np.sqrt(n_images)))
-    if high > limit:
+    if high > limit or limit >= 1:  # so few images can tell nothing
         return None
     return (
         f"held-out responses are predicted no better than by chance: r of {high:.3f} in the best twentieth of voxels, "

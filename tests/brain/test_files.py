@@ -88,6 +88,9 @@ def test_hdf5_names_a_dataset_and_flattens_volumes(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="sub/one 6 x 4, sub/two 6 x 4"):
         load_responses(tmp_path / "r.h5")
     np.testing.assert_array_equal(load_responses(Path(f"{tmp_path}/r.h5::sub/two")).values, 2 * VALUES)
+    np.save(tmp_path / "r.npy", VALUES)
+    with pytest.raises(BadInput, match="none called one"):
+        load_responses(Path(f"{tmp_path}/r.npy::one"))
     with pytest.raises(BadInput, match="holds no table three"):
         load_responses(Path(f"{tmp_path}/r.h5::three"))
 

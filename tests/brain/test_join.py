@@ -180,3 +180,8 @@ def test_a_shuffled_join_is_suspected_whether_or_not_voxels_hang_together(shared
         doubted += suspect_pairing(planted, n_images) is not None
     assert suspected >= 54
     assert doubted == 0
+
+
+def test_few_images_tell_nothing_about_the_pairing() -> None:
+    assert suspect_pairing(np.zeros(10), 6) is None
+    assert suspect_pairing(np.zeros(10), 7) is not None
