@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from aligncut_cli.errors import AlignCutError, BadInput, UsageError
 from aligncut_cli.store.chunks import CHECKSUM_BYTES, chunk_grid, read_array, unpack_checksums
 from aligncut_cli.store.place import wip_path
-from aligncut_cli.store.provenance import InputRecord, read_record, record_file
-from aligncut_cli.store.validate import AGAIN, GRAPH_KINDS, check_array, check_model, is_kind
+from aligncut_cli.store.provenance import STORE_RECORD, InputRecord, read_record, record_file
+from aligncut_cli.store.validate import AGAIN, GRAPH_KINDS, check_array, check_model, check_node, is_kind, read_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -140,6 +140,11 @@ class Store:
                     raise BadInput(
                         f"{self.path}: array {name!r} has {length} {axis}s, its model {lengths[axis]}", do=AGAIN
                     )
+        own = check_node(read_json(self.path / name / STORE_RECORD), self.path / name)
+        if (own["shape"], own["chunk_grid"]["configuration"]["chunk_shape"]) != (list(array.shape), list(array.chunks)):
+            raise BadInput(
+                f"{self.path}: what zarr.json says of array {name!r} disagrees with the array's own", do=AGAIN
+            )
         manifest = self.record.get("manifest", {})
         if manifest:
             try:

@@ -104,6 +104,10 @@ OPTIONAL: Mapping[str, tuple[Check, str]] = {
     "groups": (NAMES, "a list of names"),
     "classes": (NAMES, "a list of names"),
     "runs": (NAMES, "a list of names"),
+    "masks": (NAMES, "a list of names"),
+    "bifurcations": (_list_of(_is_table), "a list of tables"),
+    "dims": (is_count, "a whole number"),
+    "responses": (_is_table, "a table"),
     "files": (_is_texts, "a table of texts"),
     "manifest": (_is_texts, "a table of texts"),
 }
