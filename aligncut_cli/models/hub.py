@@ -16,6 +16,7 @@ from typing import Any
 import huggingface_hub
 import timm
 from huggingface_hub import constants as hub_constants
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from huggingface_hub.utils import (  # type: ignore[attr-defined]
     are_progress_bars_disabled,
     disable_progress_bars,
@@ -86,22 +87,30 @@ def fetch_repository(spec: ModelSpec, announce: Callable[[str], None] | None) ->
     _check_hub_answers(spec, wanted, WEIGHT_NAMES[0])
     try:
         with _without_progress_bars():
-            there = huggingface_hub.list_repo_files(repo, revision=revision or None)
-            names = [name for name in WEIGHT_NAMES if name in there][:1]
-            if not names:
-                raise BadInput(
-                    f"{spec.weights} has no file of weights that is known", why=f"It has: {some(there)}.",
-                    do=f"Fetch its file, and give it: --weights {spec.name}=FILE",
-                )  # fmt: skip
             if announce:
-                announce(f"downloading the weights of '{spec.name}': {wanted} ({names[0]})")
-            names += [name for name in CONFIG_NAMES if name in there]
-            weights, *configs = [
-                Path(huggingface_hub.hf_hub_download(repo, name, revision=revision or None)) for name in names
-            ]
+                announce(f"downloading the weights of '{spec.name}': {wanted}")
+            found = (_download(repo, name, revision) for name in WEIGHT_NAMES)
+            weights = next((path for path in found if path is not None), None)
+            if weights is None:
+                raise BadInput(
+                    f"{spec.weights} has no file of weights that is known",
+                    why=f"Known are {', '.join(WEIGHT_NAMES)}.",
+                    do=f"Fetch its file, and give it: --weights {spec.name}=FILE",
+                )
+            configs = [_download(repo, name, revision) for name in CONFIG_NAMES]
     except (*_LOAD_ERRORS, *_HTTP_ERRORS) as error:
         raise _unavailable(spec, wanted, WEIGHT_NAMES[0], f"{type(error).__name__}: {first_line(error)}") from error
-    return WeightSource((weights,), "", tuple(configs))
+    return WeightSource((weights,), "", tuple(path for path in configs if path is not None))
+
+
+def _download(repo: str, name: str, revision: str) -> Path | None:
+    """Return a file of a repository, or None where the repository has none of that name."""
+    try:
+        return Path(huggingface_hub.hf_hub_download(repo, name, revision=revision or None))
+    except LocalEntryNotFoundError:  # neither cached nor reachable
+        raise
+    except EntryNotFoundError:
+        return None
 
 
 def _find_in_cache(hub_id: str, files: Sequence[str]) -> Path | None:

@@ -431,6 +431,37 @@ def test_weights_come_from_the_hub_once_and_then_from_its_cache(
     assert time.monotonic() - started < 60
 
 
+@pytest.mark.slow
+def test_any_repository_of_the_hub_gives_its_weights_and_says_how_its_images_are_prepared(
+    hub: tuple[str, dict[str, torch.Tensor]], tmp_path: Path
+) -> None:
+    endpoint, state = hub
+    configuration = json.dumps({"architecture": "x", "pretrained_cfg": {"mean": [0.1, 0.2, 0.3]}}).encode()
+    HubHandler.files[f"/{HUB_ID}/resolve/main/config.json"] = configuration
+    code = f"""
+import json
+from aligncut_cli.models.weights import load_model
+from dataclasses import replace
+from tests.models.test_weights import HUB_SPEC
+for _ in range(2):
+    model, record = load_model(replace(HUB_SPEC, weights="hf-hub:{HUB_ID}"), seed=0)
+    print(json.dumps([record, model.pretrained_cfg["mean"]]))
+"""
+    root = Path(__file__).parents[2]
+    clean = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
+    environment = clean | {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "home")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    first, cached = map(json.loads, done.stdout.splitlines())
+    expected = build_model(HUB_SPEC)
+    expected.load_state_dict({key: value for key, value in state.items() if not key.startswith("head")})
+    assert first == cached == [{"source": "hub", "id": HUB_ID, "sha256": hash_state(expected)}, [0.1, 0.2, 0.3]]
+    downloads = [line for line in HubHandler.requests if line.startswith("GET") and "resolve" in line]
+    assert downloads == [f"GET /{HUB_ID}/resolve/main/{name}" for name in ("model.safetensors", "config.json")]
+
+
 def offline_error(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> tuple[BadInput, float]:
     monkeypatch.setattr(hub_weights.hub_constants, "ENDPOINT", endpoint)
     monkeypatch.setattr(hub_weights, "_find_in_cache", lambda hub_id, files: None)

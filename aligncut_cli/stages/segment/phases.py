@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aligncut_cli.console import Console
+from aligncut_cli.machine import cpu_count
 from aligncut_cli.masks import MaskSet
 from aligncut_cli.params import RunOptions, SegmentParams
 from aligncut_cli.stages.segment.clusters import Clusters
@@ -100,7 +100,7 @@ class SegmentStage:
             sums=Sums(work.scratch, self.layout, n_classes=len(self.classes)),
             writer=self.writer,
             params=params,
-            n_threads=options.workers or os.cpu_count() or 1,
+            n_threads=options.workers or cpu_count(),
             console=console,
         )
         self.way: Way = way(setting)
