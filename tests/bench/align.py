@@ -13,6 +13,7 @@ import torch
 
 from aligncut_cli.maths.alignment_fit import AlignmentFit, FitSettings, standardize_responses
 from aligncut_cli.maths.alignment_start import start_from_responses
+from aligncut_cli.maths.centring import CentredMaps
 from aligncut_cli.maths.encoding import iterate_slots
 from aligncut_cli.maths.ridge import choose_penalty, decompose_kernel, measure_slot
 from aligncut_cli.maths.split_images import split_images
@@ -65,13 +66,20 @@ def main() -> None:
     chosen = choose_penalty(ridge, responses, split, voxels_per_block=VOXELS_PER_BLOCK)
     total += 2 * mark(f"penalty chosen, validation R2 {chosen.validation_r2:.4f}")
     start_maps = start_from_responses(
-        *(pooled, statistics, ridge, chosen.penalty, responses, split),
-        universal_dim=params.universal_dim,
+        *(pooled, statistics, ridge, chosen.penalty, responses, split, nodes[0]),
+        universal_dim=params.channels,
         voxels_per_block=VOXELS_PER_BLOCK,
-        seed=0,
     )
     total += mark(f"closed-form start, {start_maps.n_axes} axes")
     del ridge, chosen
+    centring = [
+        CentredMaps.of(
+            list(torch.from_numpy(values[:, split.train].mean(axis=1, dtype=np.float64))),
+            [torch.from_numpy(np.cov(rows.astype(np.float64), rowvar=False)) for rows in tokens],
+        )
+        for values, tokens in zip(pooled, nodes[0], strict=True)
+    ]
+    total += mark("centring measured")
     settings = FitSettings(
         lambda_eigen=params.lambda_eigen,
         lambda_zero=params.lambda_zero,
@@ -82,11 +90,16 @@ def main() -> None:
         epochs=params.epochs,
         patience=params.patience,
         tolerance=params.tolerance,
+        select=params.select,
         learning_rate=params.learning_rate,
         weight_decay=params.weight_decay,
         seed=0,
     )
-    fit = AlignmentFit(pooled, responses, nodes[0], nodes[1], statistics, split, start_maps, settings, device=device)
+    fit = AlignmentFit(
+        *(pooled, responses, nodes[0], nodes[1], statistics, split, start_maps, settings),
+        device=device,
+        centring=centring,
+    )
     watched = mark(f"state watched, validation R2 {fit.history[0].validation_r2:.4f}")
     steps = []
     for _ in range(given.steps):

@@ -16,10 +16,13 @@ import torch
 from numpy.typing import NDArray
 
 from aligncut_cli.params import RunOptions
-from aligncut_cli.store.nodes import ModelAxes, NodeAxes
+from aligncut_cli.store.kinds.base import put_images
+from aligncut_cli.store.kinds.features import TOKENS as TOKENS_ARRAY
+from aligncut_cli.store.kinds.features import create_features
+from aligncut_cli.store.nodes import ModelAxes
 from aligncut_cli.store.provenance import Identity
 from aligncut_cli.store.run import Plan, begin
-from aligncut_cli.store.write import Writer, create_group, create_node_arrays, put_images
+from aligncut_cli.store.write import Writer, create_group
 
 TOKENS, GRID = 197, (14, 14)
 LATENT, CLUSTERS, PARTS = 64, 24, 20
@@ -68,7 +71,7 @@ def write_vit_like_store(path: Path, *, n_images: int, n_models: int, n_layers: 
         n_nodes = n_images * n_models * n_layers * TOKENS
         if work.complete:
             return n_nodes
-        work.accept(Plan({"create": 1}, 0, n_nodes * dim * 2))
+        work.accept(Plan(0, n_nodes * dim * 2, phases={"create": 1}))
         root = create_group(work.staging)
         ids = np.array([f"image-{i:06d}" for i in range(n_images)], dtype=object)
         size = np.full(n_images, 224, dtype=np.int32)
@@ -86,15 +89,12 @@ def write_vit_like_store(path: Path, *, n_images: int, n_models: int, n_layers: 
                 "n_tokens": TOKENS,
             }
             axes = ModelAxes(name, tuple(range(n_layers)), n_images, TOKENS, GRID, True, attributes)
-            root.create_group(name, attributes=attributes)
-            create_node_arrays(
-                root, NodeAxes((axes,)), "tokens", dtype="float16", last=("channel", dim), images_per_block={name: 16}
-            )
+            create_features(root, axes, (TOKENS_ARRAY,), channels=dim, images_per_block=16, kept_tokens=None)
             for layer in range(n_layers):
                 for start in range(0, n_images, 16):
                     count = min(16, n_images - start)
                     block = made.block(m * n_layers + layer, start, count).numpy().reshape(count, TOKENS, dim)
-                    writer.write(f"{name}/tokens", (layer, slice(start, start + count)), block)
+                    writer.write(TOKENS_ARRAY.at(name), (layer, slice(start, start + count)), block)
         work.mark("create")
         work.finish(models=names)
     return n_nodes

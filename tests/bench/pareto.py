@@ -21,7 +21,7 @@ from aligncut_cli.maths.affinity import affinity_from_cosine_, unit_rows
 from aligncut_cli.maths.eigensolve import solve_normalized_cut
 from aligncut_cli.maths.neighbours import build_search, choose_search
 from aligncut_cli.maths.propagate import NystromExtension, propagate_eigenvectors
-from aligncut_cli.stages.eigs.phases import NYSTROM_TOLERANCE
+from aligncut_cli.stages.eigs.carry import NYSTROM_TOLERANCE
 from tests.bench.common import TOKENS, VitLikeFeatures, cosine_affinity, read_rows
 from tests.quality import ExactGraph
 

@@ -80,7 +80,7 @@ def test_the_same_token_meets_across_slots_only_after_alignment_by_real_response
     apart = ~np.eye(4, dtype=bool)
     assert np.isnan(before[0, 2])
     assert abs(before[0, 1]) < 0.35
-    assert after[apart].mean() > 0.8
+    assert after[apart].mean() > 0.7
     assert (folder / "similarity.png").stat().st_size > 1000
     random = done(
         *("align", features, "-o", tmp_path / "r.zarr", "--responses", brain, *FIT),
