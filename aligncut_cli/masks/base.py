@@ -79,10 +79,26 @@ class MaskSet(ABC):
         return [image_id for image_id in image_ids if self.find(image_id) is None]
 
     def require(self, image_ids: Iterable[str]) -> None:
-        """Raise BadInput that names the images without a mask, if there are any."""
-        absent = self.missing(image_ids)
+        """Raise BadInput that names the images without a mask, if there are any, or where all masks hold one class.
+
+        Masks are read until two classes are met, so mostly one.
+        """
+        wanted = list(image_ids)
+        absent = self.missing(wanted)
         if absent:
             raise self._missing(absent)
+        met: set[int] = set()
+        for image_id in wanted:
+            met |= {int(value) for value in np.unique(self.read(image_id))} - {IGNORE}
+            if len(met) > 1:
+                return
+        if wanted:
+            raise BadInput(
+                f"The masks of these {len(wanted):,} images hold one class only"
+                f"{'' if not met else f', {self.classes[met.pop()]}'}, or nothing but ignored pixels.",
+                why=f"Masks: {self.path}. There is nothing to tell apart, and any score would be perfect.",
+                do="Check that these are the masks of these images.",
+            )
 
     def _missing(self, absent: Sequence[str]) -> BadInput:
         shown = ", ".join(repr(image_id) for image_id in absent[:5])

@@ -242,3 +242,21 @@ def test_the_extended_voc_alone_is_voc(tmp_path: Path) -> None:
     assert open_masks(tmp_path, format="auto", split=str(tmp_path / "list.txt")).read("2008_000001").tolist() == [
         [0, 20]
     ]
+
+
+def test_images_whose_masks_hold_one_class_are_refused_in_every_format(tmp_path: Path) -> None:
+    make_voc(tmp_path / "voc")
+    save(tmp_path / "voc/SegmentationClass/2007_000033.png", [[0, 0, 255]])
+    save(tmp_path / "png/a.png", [[0, 1]])
+    save(tmp_path / "png/b.png", [[1, 1]])
+    voc, png = (open_masks(tmp_path / name, format="auto") for name in ("voc", "png"))
+    voc.require(["2007_000033", "2007_000042"])
+    png.require(["b", "a"])
+    with pytest.raises(BadInput, match="one class only, background"):
+        voc.require(["2007_000033"])
+    with pytest.raises(BadInput, match="one class only, foreground"):
+        png.require(["b"])
+    save(tmp_path / "voc/SegmentationClass/2007_000033.png", [[255, 255]])
+    with pytest.raises(BadInput, match="nothing but ignored"):
+        voc.require(["2007_000033"])
+    png.require([])
