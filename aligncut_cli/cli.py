@@ -247,7 +247,13 @@ def aligncut(
 
     Stages are chained by the stores they write; each can be rerun alone and goes on where it stopped:
 
-    [bold]aligncut extract photos -o f.zarr | aligncut eigs - -o e.zarr | aligncut tsne - -o t.zarr[/bold]
+    [bold]aligncut extract photos -o f.zarr[/bold]
+
+    [bold]aligncut align f.zarr -o a.zarr --target consensus[/bold]
+
+    [bold]aligncut eigs f.zarr -o e.zarr --alignment a.zarr | aligncut tsne - -o t.zarr[/bold]
+
+    [bold]aligncut render t.zarr -o pictures[/bold]
     """
 
 
@@ -458,7 +464,9 @@ def compare(
 
     Example: [bold]aligncut compare f.zarr --alignment a.zarr -o similarity[/bold]
 
-    It writes the mean cosine of every two slots, each a layer of a model, as CSV and as a picture.
+    It writes the mean cosine of every two slots, each a layer of a model, as CSV and as a picture; and of the
+    features before alignment the linear CKA, which no rotation changes, and the mean canonical correlation, which no
+    invertible map changes, beside those of exchanged images. All models need the same grid of tokens.
     """
     from aligncut_cli.stages.compare.run import run as run_compare
 

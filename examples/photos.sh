@@ -12,7 +12,8 @@ models=${MODELS:---model demo-clip --model demo-dino --model demo-mae}
 
 mkdir -p "$out"
 # shellcheck disable=SC2086  # the models are several words
-aligncut extract "$photos" -o "$out/features.zarr" $models |
-    aligncut eigs - -o "$out/eigs.zarr" --group model |
+aligncut extract "$photos" -o "$out/features.zarr" $models
+aligncut align "$out/features.zarr" -o "$out/alignment.zarr" --target consensus
+aligncut eigs "$out/features.zarr" -o "$out/eigs.zarr" --alignment "$out/alignment.zarr" |
     aligncut tsne - -o "$out/tsne.zarr" |
     aligncut render - -o "$out/pictures"

@@ -232,7 +232,8 @@ def describe_findings(found: dict[str, Any], folder: Path) -> str:
         "",
         "Next, your own photos:",
         f"  aligncut extract PHOTOS -o f.zarr {' '.join(f'--model {name}' for name in MODELS)}",
-        "  aligncut eigs f.zarr -o e.zarr --group model",
+        "  aligncut align f.zarr -o a.zarr --target consensus",
+        "  aligncut eigs f.zarr -o e.zarr --alignment a.zarr",
         "  aligncut tsne e.zarr -o t.zarr",
         "  aligncut render t.zarr -o pictures",
     ]

@@ -30,7 +30,7 @@ from aligncut_cli.store.kinds.features import Features
 ROWS_PER_BLOCK = 4096
 # Validation and test tokens, as a share of those that are fitted to.
 HELD_OUT_SHARE = 0.25
-ROUNDS, TOLERANCE, MOST_PRODUCTS = 2, 5e-3, 60
+ROUNDS, TOLERANCE, MOST_PRODUCTS = 2, 5e-3, 40
 CONFIDENCE, DRAWS = 0.95, 500
 
 
@@ -195,6 +195,9 @@ def format_consensus(record: Mapping[str, Any], controls: Sequence[str]) -> list
         f"of the axes' variance the slots share {shared[0]:.3f} ({shared[1]:.3f} to {shared[2]:.3f}), "
         f"by position alone {record['shared_by_position']:.3f}, with nothing in common {record['shared_floor']:.3f}",
     ]
+    absent = [name for name, slot in record["slots"].items() if slot["penalty"] is None]
+    if absent and record["supported"]:
+        lines.append(f"left out, since they predict the others no better than the mean does: {', '.join(absent)}")
     if not record["supported"]:
         lines.append("No two slots predict each other better than the mean does: these axes mean nothing.")
     return lines
