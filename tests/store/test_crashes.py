@@ -169,6 +169,18 @@ def test_markers_never_outlive_the_data(tmp_path: Path, exchanged: bool) -> None
         assert read_record(output)
 
 
+def test_an_output_that_has_been_replaced_is_never_taken_for_the_new_one(tmp_path: Path) -> None:
+    """Both have one digest; the old one was damaged, which is why it is made anew."""
+
+    def prepare(output: Path) -> None:
+        make(output, "a")
+        (output / "pages" / "0.txt").write_text("damaged")
+
+    for output in each_crash(tmp_path, prepare, lambda output: make(output, "a", overwrite=True)):
+        make(output, "a", overwrite=True)
+        assert content(output) == expected("a"), output
+
+
 def test_another_runs_work_that_is_killed_while_it_is_cleared_counts_for_nothing(tmp_path: Path) -> None:
     def stop(index: int) -> None:
         if index == 2:
