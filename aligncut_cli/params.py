@@ -183,6 +183,7 @@ class CompareParams(StageParams):
     """Parameters of `compare`."""
 
     images: int | None = knob(None, "Compare the tokens of the first N images only.", at_least=1)
+    n_sample: int = knob(4000, "Tokens sampled of every slot for CKA and canonical correlations.", at_least=20)
 
 
 @dataclass(frozen=True, kw_only=True)

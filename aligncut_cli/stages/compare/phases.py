@@ -13,16 +13,25 @@ from numpy.typing import NDArray
 from aligncut_cli.console import Console
 from aligncut_cli.errors import BadInput
 from aligncut_cli.maths.device import resolve_device
+from aligncut_cli.maths.slot_ridge import RowReader
 from aligncut_cli.maths.slot_similarity import SlotSimilarity, mean_between_models
 from aligncut_cli.maths.variance_shares import Shares, VarianceShares
 from aligncut_cli.params import CompareParams, RunOptions
+from aligncut_cli.stages.compare.relations import (
+    MEASURES,
+    ROWS_PER_BLOCK,
+    Relation,
+    SlotRelations,
+    describe,
+    estimate_memory,
+)
 from aligncut_cli.stages.space import FeatureSpace
 from aligncut_cli.store.folder import write_csv
 from aligncut_cli.store.nodes import Block, image_slices
 from aligncut_cli.store.phases import Phase, load_ahead, single_step
 from aligncut_cli.store.read import Store, collect_controls
 from aligncut_cli.store.run import Outcome, Plan, Work, write_json
-from aligncut_cli.viz.matrices import draw_similarity
+from aligncut_cli.viz.matrices import draw_matrices
 
 PROCESS_BYTES = 700_000_000
 BLOCK_BYTES = 400_000_000
@@ -46,8 +55,8 @@ class CompareStage:
         options: RunOptions,
         console: Console,
     ) -> None:
-        self.work, self.console = work, console
-        device = resolve_device(options.device)
+        self.work, self.params, self.console = work, params, console
+        self.device = device = resolve_device(options.device)
         self.source = FeatureSpace.of(source, None, device)
         self.spaces, self.own_controls = {"before": self.source}, {"before": collect_controls(source)}
         self.controls = collect_controls(source, fitted)
@@ -82,8 +91,9 @@ class CompareStage:
 
     def plan(self) -> Plan:
         """Return the bytes of the blocks that are read ahead and mapped."""
+        widths = [self.source.n_channels_stored(slot.model) for slot in self.slots]
         return Plan(
-            memory=PROCESS_BYTES + 4 * self.step * self.row_bytes,
+            memory=PROCESS_BYTES + 4 * self.step * self.row_bytes + estimate_memory(widths, self.params.n_sample),
             disk=1_000_000,
             notes={"slots": len(self.slots), "images": self.n_images},
         )
@@ -97,8 +107,12 @@ class CompareStage:
         sums = {name: SlotSimilarity(len(self.slots)) for name in self.spaces}
         n_tokens = np.full(len(self.slots), self.axes.models[0].n_tokens)
         spread = {name: VarianceShares(n_tokens) for name, space in self.spaces.items() if self._has_one_width(space)}
+        relations = SlotRelations(
+            self.source, n_images=self.n_images, count=self.params.n_sample, seed=self.params.seed
+        )
         with self.console.progress("compare", self.n_images, unit="images") as progress:
             for images, values in load_ahead(list(image_slices(self.n_images, self.step)), self._load):
+                relations.add(images, values)
                 for name, space in self.spaces.items():
                     rows = [space.unit_rows(v, slot) for slot, v in zip(self.slots, values, strict=True)]
                     own = [r[:, : space.own_width(s.model)] for s, r in zip(self.slots, rows, strict=True)]
@@ -108,10 +122,14 @@ class CompareStage:
                 progress.advance(images.stop - images.start)
         matrices = {name: total.result() for name, total in sums.items()}
         shares = {name: spread[name].result() if name in spread else Shares(None, None) for name in self.spaces}
+        with self.console.progress("relate", 2 * len(MEASURES), unit="passes") as progress:
+            related = relations.result(RowReader(self.device, ROWS_PER_BLOCK), progress)
         self._write(matrices, shares)
+        self._write_relations(related)
         models = [slot.model for slot in self.slots]
         means = {name: mean_between_models(matrix, models) for name, matrix in matrices.items()}
         found = {"between_models": means, "shares": {name: both.as_record() for name, both in shares.items()}}
+        found |= {name: relation.as_record(models) for name, relation in related.items()}
         write_json(self.work.wip / "found.json", found)
 
     def _has_one_width(self, space: FeatureSpace) -> bool:
@@ -133,15 +151,31 @@ class CompareStage:
         """Write a table of each (slot, slot) matrix, a picture of all, and a table of the shares of variance."""
         folder, labels = self.work.staging, [str(slot) for slot in self.slots]
         for name, matrix in matrices.items():
-            table = [[label, *map(_round, row)] for label, row in zip(labels, matrix, strict=True)]
-            header = ["slot", *labels]
-            write_csv(folder / f"similarity-{name}.csv", header, table, controls=self.own_controls[name])
+            self._write_square(f"similarity-{name}.csv", matrix, self.own_controls[name])
         lines = [
             [name, *map(_round, both.as_record().values()), "; ".join(self.own_controls[name])]
             for name, both in shares.items()
         ]
         write_csv(folder / "shares.csv", SHARES_HEADER, lines, controls=[])  # a control is said of its own line only
-        draw_similarity(folder / "similarity.png", matrices, labels, controls=self.controls)
+        titled = {f"{name} alignment": matrix for name, matrix in matrices.items()}
+        label = "mean cosine of the same token"
+        draw_matrices(folder / "similarity.png", titled, labels, low=-1, label=label, controls=self.controls)
+
+    def _write_square(self, name: str, matrix: NDArray[np.float64], controls: Sequence[str]) -> None:
+        labels = [str(slot) for slot in self.slots]
+        table = [[label, *map(_round, row)] for label, row in zip(labels, matrix, strict=True)]
+        write_csv(self.work.staging / name, ["slot", *labels], table, controls=controls)
+
+    def _write_relations(self, related: dict[str, Relation]) -> None:
+        """Write tables and a picture of the measures of the features as stored, each beside its baseline."""
+        folder, labels, controls = self.work.staging, [str(slot) for slot in self.slots], self.own_controls["before"]
+        titled = {}
+        for name, relation in related.items():
+            self._write_square(f"{name}.csv", relation.measured, controls)
+            self._write_square(f"{name}-shuffled.csv", relation.shuffled, controls)
+            titled[MEASURES[name]] = relation.measured
+            titled[f"{MEASURES[name]}, images exchanged"] = relation.shuffled
+        draw_matrices(folder / "relations.png", titled, labels, low=0, label="from none to all", controls=controls)
 
     def finish(self) -> Outcome:
         """Give the folder its name, and say how alike the models are."""
@@ -152,6 +186,7 @@ class CompareStage:
                 f"{name} alignment: mean cosine of the same token between models {text}; "
                 f"share of the tokens' variance that lies between: {Shares(**found['shares'][name]).describe()}"
             )
+        self.console.note(f"before alignment, mean over pairs of slots: {describe({k: found[k] for k in MEASURES})}")
         summary = {**found, "images": self.n_images}
         return self.work.finish(models=self.axes.names, summary=summary, controls=self.controls)
 

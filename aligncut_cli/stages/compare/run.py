@@ -1,4 +1,4 @@
-"""Compares the same tokens between every pair of slots, before and after alignment (Fig. 3)."""
+"""Compares the same tokens between every pair of slots, before and after alignment (Fig. 3), and by CKA and CCA."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def run(
     *,
     alignment: Path | None = None,
 ) -> Outcome:
-    """Write a folder with the slot-by-slot cosine similarities as CSV and a picture; returns its path."""
+    """Write a folder of cosines, CKA and canonical correlations by slot, as CSV and pictures; returns its path."""
     source = open_store(features, "features")
     fitted = None if alignment is None else open_store(alignment, "alignment")
     stores = [source] if fitted is None else [source, fitted]
@@ -32,7 +32,6 @@ def run(
         kind="folder",
         params=as_record(params),
         inputs=[store.as_input for store in stores],
-        loose=["seed"],
     )
 
     def build(work: Work) -> Stage:

@@ -16,6 +16,18 @@ MEANINGS = {
         "Each cell is the mean over tokens of the cosine between their channels in two layers: 1 where these are the "
         "same direction, 0 where they are at right angles. ",
     ),
+    "cka": (
+        "Linear CKA of layers",
+        "Each cell is the linear centred kernel alignment of two layers, less what the number of channels alone gives: "
+        "1 where they are the same but for a rotation and a scale, 0 by chance. No rotation changes it, and it is of "
+        "the features before alignment. Shuffled: every layer was given other images. ",
+    ),
+    "cca": (
+        "Canonical correlations of layers",
+        "Each cell is the mean canonical correlation of two layers' leading components: 1 where one is a linear map of "
+        "the other. No invertible alignment changes it. Shuffled, where every layer was given other images, is what "
+        "chance gives. ",
+    ),
 }
 """By the first word of a table's name: the title of its heat maps, and what a cell means."""
 
