@@ -23,9 +23,9 @@ def is_type_checking(node: ast.AST) -> bool:
 
 
 def imports(tree: ast.AST, *, lazy: bool = True) -> Iterator[str]:
-    """Modules that a tree imports; those only for types are left out, those inside functions on request."""
+    """Modules that a tree imports; those only for types and those inside functions are left out on request."""
     for node in ast.iter_child_nodes(tree):
-        if is_type_checking(node) or (not lazy and isinstance(node, ast.FunctionDef | ast.ClassDef)):
+        if not lazy and (is_type_checking(node) or isinstance(node, ast.FunctionDef | ast.ClassDef)):
             continue
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

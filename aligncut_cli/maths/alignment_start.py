@@ -34,9 +34,9 @@ _MIN_VARIANCE = 1e-6
 # Most of the channels that may be axes of the responses; the others keep what L_eigen wants kept.
 _AXES_SHARE = 0.5
 
-# Mean squared length of a mapped token in those other channels, as a share of the whole. L_eigen and Eq. 10 fall with it
-# and R^2 does not change, but neither do they mean the same in two slots, so the cosine between slots falls too. On the
-# demo's features, shares of .01, .2, .5, .8: L_eigen .77 .63 .46 .26, cosine between models .12 .09 .04 .00.
+# Mean squared length of a mapped token in those other channels, as a share of the whole. L_eigen and Eq. 10 fall with
+# it and R^2 does not change, but neither do they mean the same in two slots, so the cosine between slots falls too. On
+# the demo's features, shares of .01, .2, .5, .8: L_eigen .77 .63 .46 .26, cosine between models .12 .09 .04 .00.
 OWN_SHARE = 0.2
 
 # Tokens from which a slot's leading directions and lengths are measured.

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from aligncut_cli.store.kinds.base import NodeStore
-from aligncut_cli.store.read import Store
+from aligncut_cli.store.kinds.base import AnyStore, NodeStore
 
 
-def share_a_space(store: Store) -> bool | None:
+def share_a_space(store: AnyStore) -> bool | None:
     """Return whether nodes of different models may be compared; None where an older store does not tell.
 
     store : eigs, which says so or has the alignment among its inputs; or tsne, which hands on what its eigs store says

@@ -18,9 +18,9 @@ from aligncut_cli.maths.channel_choice import choose_channels
 from aligncut_cli.maths.finite import all_finite
 from aligncut_cli.maths.products import inner_products
 from aligncut_cli.store.kinds.alignment import Alignment
+from aligncut_cli.store.kinds.base import AnyStore
 from aligncut_cli.store.kinds.features import POOLED, Features
 from aligncut_cli.store.nodes import Block, NodeAxes, Slot, image_slices
-from aligncut_cli.store.read import Store
 
 ROWS_MAPPED_AT_ONCE = 8192
 
@@ -48,8 +48,8 @@ class FeatureSpace:
     @classmethod
     def of(
         cls,
-        features: Store,
-        alignment: Store | None,
+        features: AnyStore,
+        alignment: AnyStore | None,
         device: torch.device,
         *,
         roi: str | None = None,
@@ -62,7 +62,7 @@ class FeatureSpace:
         return cls(Features(features), mapped, device, roi, top_channels, centre, fit)
 
     @classmethod
-    def universal(cls, features: Store, alignment: Store, device: torch.device) -> FeatureSpace:
+    def universal(cls, features: AnyStore, alignment: AnyStore, device: torch.device) -> FeatureSpace:
         """Return features in the universal space of an alignment: mapped by it here, or before by `align --apply`.
 
         raises : BadInput where they were mapped by another alignment

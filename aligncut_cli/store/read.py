@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     import zarr
 
+    from aligncut_cli.store.kinds.base import AnyStore
     from aligncut_cli.store.nodes import NodeAxes
 
 T = TypeVar("T")
@@ -197,7 +198,7 @@ def open_store(argument: str | Path, *kinds: str) -> Store:
     return Store(path, record)
 
 
-def collect_controls(*stores: Store | None) -> list[str]:
+def collect_controls(*stores: AnyStore | None) -> list[str]:
     """Return the controls of the stores that something is made of, for its own record; None is an input not given."""
     return sorted({str(name) for store in stores if store is not None for name in store.record.get("controls", [])})
 

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from aligncut_cli.store.kinds.base import Array
+from aligncut_cli.store.kinds.base import AnyStore, Array
 from aligncut_cli.store.kinds.eigs import Eigs
 from aligncut_cli.store.kinds.segments import Segments
 from aligncut_cli.store.kinds.tsne import Tsne
@@ -135,7 +135,7 @@ def choose_views(stores: Sequence[Store]) -> tuple[list[View], list[str]]:
     return [View.of(members) for members in spaces.values()], notes
 
 
-def short_name(store: Store) -> str:
+def short_name(store: AnyStore) -> str:
     """Return what a store is called beside a view: its path's last part, as it was given."""
     return store.path.name.removesuffix(".zarr") or str(store.path)
 

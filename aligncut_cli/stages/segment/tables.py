@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from aligncut_cli.controls import title_with_controls
 from aligncut_cli.maths.finite import finite_or_none
+from aligncut_cli.store.kinds.base import AnyStore
 from aligncut_cli.store.kinds.segments import MEANINGS, Segments, name_level_score
-from aligncut_cli.store.read import Store, collect_controls
+from aligncut_cli.store.read import collect_controls
 
 Floats = NDArray[np.float64]
 Table = tuple[list[str], list[list[object]]]
@@ -91,7 +92,7 @@ class Scores:
         return title_with_controls(f"mIoU over {self.classes_scored}, {self.method}", self.controls)
 
 
-def read_scores(store: Store) -> Scores:
+def read_scores(store: AnyStore) -> Scores:
     """Read every array of scores of a segments store made with masks."""
     segments = Segments(store)
     clusters = ", ".join(map(str, segments.clusters))

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     import zarr
     from numpy.typing import NDArray
 
+    from aligncut_cli.store.kinds.base import AnyStore
     from aligncut_cli.store.nodes import NodeAxes
-    from aligncut_cli.store.read import Store
 
 EVERY_VOXEL = "all"
 VOXELS_PER_BLOCK = 4096
@@ -146,7 +146,7 @@ def create_maps(
 class Alignment:
     """A finished alignment store."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: AnyStore) -> None:
         self.store = store
 
     @property

@@ -5,19 +5,46 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from string import Formatter
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 if TYPE_CHECKING:
     import zarr
     from numpy.typing import NDArray
 
     from aligncut_cli.store.nodes import Block, ModelAxes, NodeAxes, Slot
-    from aligncut_cli.store.read import Store
 
 Sizes = Mapping[str, int]
 PER_BLOCK = "images per block"
 """The size that says how many images of a model one chunk holds."""
+
+
+class AnyStore(Protocol):
+    """What the readers here need of an opened store, which itself is held against the kinds (`store/read.py`)."""
+
+    path: Path
+    record: dict[str, Any]
+
+    @property
+    def kind(self) -> str: ...  # noqa: D102
+
+    @property
+    def as_input(self) -> Any: ...  # noqa: D102
+
+    @property
+    def group(self) -> zarr.Group: ...  # noqa: D102
+
+    @property
+    def axes(self) -> NodeAxes: ...  # noqa: D102
+
+    def has(self, name: str) -> bool: ...  # noqa: D102
+
+    def names(self, group: str) -> list[str]: ...  # noqa: D102
+
+    def array(self, name: str) -> zarr.Array[Any]: ...  # noqa: D102
+
+    def read(self, name: str, selection: Any = ...) -> NDArray[Any]: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -90,7 +117,7 @@ IMAGE_WIDTH = Array("images/width", "int32", ("image",), about="of the upright p
 IMAGES = (IMAGE_ID, IMAGE_PATH, IMAGE_HEIGHT, IMAGE_WIDTH)
 
 
-def read_images(store: Store) -> dict[str, NDArray[Any]]:
+def read_images(store: AnyStore) -> dict[str, NDArray[Any]]:
     """Return `images/`: id, path, height and width, in node order."""
     return {array.name.rpartition("/")[2]: store.read(array.at()) for array in IMAGES}
 
@@ -135,7 +162,7 @@ class NodeStore:
 
     NODES: ClassVar[Array]
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: AnyStore) -> None:
         self.store = store
 
     @property

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from aligncut_cli.store.kinds.base import AnyStore
     from aligncut_cli.store.nodes import NodeAxes
-    from aligncut_cli.store.read import Store
 
 # of one pair of slots, --from and --to; {mask} is a kind of tokens: all, foreground or background
 FROM = Array("concepts/from", "float32", ("concept", "dim"), about="centres in the first slot", when="--from")
@@ -107,7 +107,7 @@ class Moves:
 class Transitions:
     """A finished transitions store."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: AnyStore) -> None:
         self.store = store
 
     @property
