@@ -9,8 +9,9 @@ both      : the responses inside the consensus
 shuffled  : `brain` with image-response pairs shuffled
 random    : `brain` with random targets of the responses' spectrum
 
-Every command is printed as it would be typed, and one that is done is not repeated. Options that this script does not
-know go to `aligncut align`.
+Scores and the cosine of one token between models are of images that the maps were not fitted to. Every command is
+printed as it would be typed, and one that is done is not repeated. Options that this script does not know go to
+`aligncut align`.
 """
 
 from __future__ import annotations
@@ -47,12 +48,11 @@ def measure(name: str, features: Path, out: Path, args: argparse.Namespace, more
     alignment = out / f"{name}.zarr"
     fit = ["--responses", args.responses, "--universal-dim", args.universal_dim, *more]
     scores = call("align", features, "-o", alignment, *fit, *TARGETS[name])
-    compared = call("compare", features, "--alignment", alignment, "-o", out / f"{name}-similarity")
     joint = call("eigs", features, "--alignment", alignment, "-o", out / f"{name}-joint.zarr", *SAMPLE, 4000)
     row = {
         "R2": scores["scores"]["all"]["r2"],
         "r": scores["scores"]["all"]["r"],
-        "cosine between models": compared["between_models"]["after"],
+        "cosine between models": scores["between_models"],
         "slot share": joint["shares"]["all"]["slot"],
         "photo share": joint["shares"]["all"]["photo"],
         "L_eigen": scores["eq10"]["as kept"]["validation_eigen"],

@@ -38,7 +38,8 @@ CONFIDENCE, DRAWS = 0.95, 500
 class SharedMaps:
     """Maps of every slot to the consensus.
 
-    weights : per model (layers, D_i, K) float32; a slot's mean token goes to zero
+    weights : per model (layers, D_i, K) float32; a slot's mean token goes to zero (--centre), and a channel's mean
+              square is 1 where all slots agree
     shared  : (K, 3) per axis the share of variance that the slots have in common on test images, with its interval
     r2      : per model (layers, 3) of each slot's prediction of the others' consensus on test images
     record  : figures for the store
@@ -121,16 +122,16 @@ class _Fit:
         with console.progress(label, 1, unit="passes") as progress:
             slots = [SlotRidge.of(rows, reader) for rows in train.slots]
             self.consensus: Consensus = fit_consensus(slots, len(train), validation, settings, progress=progress.reach)
-        # Axes are unit columns over the sampled tokens: this makes a channel's mean square 1 where all slots agree.
-        size = len(train) ** 0.5
-        self.maps = [
-            centre_map(weight * size, mean.to(device), slot.covariance)
-            for weight, mean, slot in zip(self.consensus.maps, means, slots, strict=True)
-        ]
+        self.maps = list(self.consensus.maps)
+        if params.centre:
+            self.maps = [
+                centre_map(weight, mean.to(device), slot.covariance)
+                for weight, mean, slot in zip(self.maps, means, slots, strict=True)
+            ]
         self.scores: ConsensusScores = score_consensus(
             test,
             self.maps,
-            [predictor * size for predictor in self.consensus.predictors],
+            self.consensus.predictors,
             [slot.mean for slot in slots],
             self.consensus.weights,
             reader=reader,

@@ -29,6 +29,7 @@ from aligncut_cli.stages.align.scores import (
     Predictions,
     choose_shown_voxels,
     format_scores,
+    measure_agreement,
     score_slot,
     summarize_scores,
 )
@@ -190,6 +191,7 @@ class AlignStage:
             "best": vars(fit.best_record),
             "lowest": vars(fit.lowest_record),
             "history": [vars(epoch) for epoch in fit.history],
+            "between_models": measure_agreement(data.nodes.validation, fit.best.weights, self.data.features.axes.names),
         }
         write_json(self.work.wip / f"fit-{job.number}.json", record)
 
@@ -315,6 +317,7 @@ class AlignStage:
             "voxels": self.data.n_voxels,
             "control": self.params.control,
             "synthetic": self.synthetic,
+            "between_models": fit["between_models"],
             "median_r": float(np.median(r[0])),
             "median_ridge_r": float(np.median(ridge_r)),
             "scores": summarize_scores(

@@ -7,12 +7,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from aligncut_cli.console import format_table
 from aligncut_cli.controls import title_with_controls
+from aligncut_cli.maths.affinity import unit_rows
 from aligncut_cli.maths.bootstrap import Interval, bootstrap_rois
 from aligncut_cli.maths.response_scores import average_over_rois, score_r, score_r2
+from aligncut_cli.maths.slot_similarity import SlotSimilarity, mean_between_models
 from aligncut_cli.stages.align.data import Float
 
 Rois = Mapping[str, NDArray[np.bool_]]
@@ -90,6 +93,27 @@ def _deviation(values: Sequence[float | None]) -> float | None:
     return float(np.std(known, ddof=1)) if len(known) > 1 else None
 
 
+def measure_agreement(
+    nodes: Sequence[NDArray[np.floating]], weights: Sequence[torch.Tensor], names: Sequence[str]
+) -> float | None:
+    """Return the mean cosine of one token between slots of different models; None where there is one model.
+
+    nodes   : per model (layers, n, D_i) tokens of images that the maps were not fitted to, the same in every slot
+    weights : per model (layers, D_i, D')
+    names   : of the models
+    """
+    similarity = SlotSimilarity(sum(len(part) for part in nodes))
+    similarity.add(
+        [
+            unit_rows(torch.from_numpy(rows.astype(np.float32)) @ weight.cpu())
+            for part, stack in zip(nodes, weights, strict=True)
+            for rows, weight in zip(part, stack, strict=True)
+        ]
+    )
+    models = [name for name, part in zip(names, nodes, strict=True) for _ in part]
+    return mean_between_models(similarity.result(), models)
+
+
 def choose_shown_voxels(rois: Rois, n_voxels: int, *, most: int) -> NDArray[np.int64]:
     """Choose voxels for the table of single slots: evenly spaced, at most so many of every ROI and of all."""
 
@@ -156,8 +180,10 @@ def format_scores(summary: Mapping[str, Any], controls: Sequence[str]) -> list[s
         title += "\nSYNTHETIC responses, computed and not recorded"
     header, rows = tabulate_scores(summary)
     table = format_table(header, rows, title=title_with_controls(title, controls))
-    medians = f"median r over voxels {summary['median_r']:.3f}, by ridge {summary['median_ridge_r']:.3f}"
-    return [table, medians, *describe_loss(summary["eq10"])]
+    lines = [table, f"median r over voxels {summary['median_r']:.3f}, by ridge {summary['median_ridge_r']:.3f}"]
+    if summary["between_models"] is not None:
+        lines.append(f"cosine of one token between models, validation images: {summary['between_models']:.3f}")
+    return [*lines, *describe_loss(summary["eq10"])]
 
 
 def describe_loss(states: Mapping[str, Mapping[str, Any]]) -> list[str]:
