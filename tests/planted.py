@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +21,22 @@ from aligncut_cli.store.write import Writer, create_group
 CEILING = 0.8
 
 
-def write_features(path: Path, tokens: dict[str, NDArray[np.floating]], *, grid: tuple[int, int]) -> Path:
-    """Write a features store of these (layer, image, token, channel) arrays, class token first."""
+def write_features(
+    path: Path,
+    tokens: Mapping[str, NDArray[np.floating]],
+    *,
+    grid: tuple[int, int],
+    grids: Mapping[str, tuple[int, int]] = MappingProxyType({}),
+    without_class: Collection[str] = (),
+    kept: Mapping[str, NDArray[np.int32]] = MappingProxyType({}),
+    images_per_block: int = 16,
+) -> Path:
+    """Write a features store of these (layer, image, token, channel) arrays, class token first.
+
+    grids         : of the models that have another one
+    without_class : models whose first token is a patch already
+    kept          : (image, k) of a model of whose tokens only these are stored; the pooled means know all
+    """
     first = next(iter(tokens.values()))
     content = digest_of([[name, values.astype(np.float16).tobytes().hex()[:64]] for name, values in tokens.items()])
     identity = Identity("extract", 1, "features", {"seed": 0}, [InputRecord("planted", "images", content)])
@@ -33,21 +49,24 @@ def write_features(path: Path, tokens: dict[str, NDArray[np.floating]], *, grid:
         put_images(root, {"id": names, "path": names, "height": sizes, "width": sizes}, {"skipped": []})
         writer = Writer(work.staging)
         for name, values in tokens.items():
-            layers, _, n_tokens, width = values.shape
+            chosen = kept.get(name)
+            stored = values if chosen is None else np.take_along_axis(values, chosen[None, :, :, None], axis=2)
+            own_grid, has_class = grids.get(name, grid), name not in without_class
+            layers, _, n_tokens, width = stored.shape
             attributes = {
                 "timm": "planted",
                 "layers": list(range(layers)),
-                "grid": list(grid),
-                "class_token": True,
+                "grid": list(own_grid),
+                "class_token": has_class,
                 "image_size": [64, 64],
                 "weights": {"source": "planted"},
                 "n_images": n_images,
                 "n_tokens": n_tokens,
             }
-            axes = ModelAxes(name, tuple(range(layers)), n_images, n_tokens, grid, True, attributes)
+            axes = ModelAxes(name, tuple(range(layers)), n_images, n_tokens, own_grid, has_class, attributes)
             arrays = (TOKENS, POOLED)
-            create_features(root, axes, arrays, channels=width, images_per_block=16, kept_tokens=None)
-            writer.write(TOKENS.at(name), ..., values.astype(np.float16))
+            create_features(root, axes, arrays, channels=width, images_per_block=images_per_block, kept_tokens=chosen)
+            writer.write(TOKENS.at(name), ..., stored.astype(np.float16))
             writer.write(POOLED.at(name), ..., values.mean(axis=2).astype(np.float32))
         work.mark("create")
         return work.finish(models=list(tokens)).path
