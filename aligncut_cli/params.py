@@ -243,8 +243,8 @@ class RenderParams(StageParams):
 class MaskParams(StageParams):
     """Parameters of every stage that reads ground-truth masks."""
 
-    masks_format: Literal["auto", "png", "voc", "imagenet-seg"] = knob(
-        "auto", "What --masks is: a folder of IMAGE.png, PASCAL VOC 2012, or ImageNet-Segmentation's .mat file."
+    masks_format: str = knob(
+        "auto", "What --masks is: png (a folder of IMAGE.png), voc (PASCAL VOC 2012), imagenet-seg (its .mat), or auto."
     )
     threshold: int | None = knob(
         None, "Read PNG masks as binary: values from here on are the object.", at_least=1, at_most=65535

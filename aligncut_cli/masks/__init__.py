@@ -8,11 +8,11 @@ from aligncut_cli.errors import BadInput, UsageError
 from aligncut_cli.masks.base import IGNORE, Mask, MaskSet, check_mask_size
 from aligncut_cli.masks.folder import PngFolderMasks
 from aligncut_cli.masks.imagenet_seg import ImageNetSegMasks
-from aligncut_cli.masks.voc import VocMasks, is_voc
+from aligncut_cli.masks.voc import VocMasks
 
 __all__ = ["FORMATS", "IGNORE", "Mask", "MaskSet", "check_mask_size", "guess_format", "open_masks"]
 
-FORMATS: dict[str, type[PngFolderMasks] | type[VocMasks] | type[ImageNetSegMasks]] = {
+FORMATS: dict[str, type[MaskSet]] = {
     "png": PngFolderMasks,
     "voc": VocMasks,
     "imagenet-seg": ImageNetSegMasks,
@@ -40,23 +40,17 @@ def open_masks(
     if not path.exists():
         raise BadInput(f"No masks at {path}", why="There is no such folder or file.", do="Check --masks.")
     chosen = guess_format(path) if format == "auto" else format
-    fits = {"imagenet-seg": path.is_file(), "voc": path.is_dir(), "png": path.is_dir() or is_png(path)}
-    if not fits[chosen]:
-        kind = {"imagenet-seg": "a .mat file", "voc": "a folder", "png": "a folder or a PNG"}[chosen]
+    kind = FORMATS[chosen]
+    if not kind.fits(path):
         raise BadInput(
-            f"{path} is not {kind}.", why=f"Masks of format {chosen!r} are {kind}.", do="Check --masks-format."
+            f"{path} is not {kind.holds}.",
+            why=f"Masks of format {chosen!r} are {kind.holds}.",
+            do="Check --masks-format.",
         )
     named = None if classes is None else Path(classes)
-    return FORMATS[chosen](path, classes=named, threshold=threshold, split=split)
+    return kind(path, classes=named, threshold=threshold, split=split)
 
 
 def guess_format(path: Path) -> str:
-    """Tell a format from what is there: a .mat file, VOC's folders, or any other folder or file."""
-    if path.is_file():
-        return "imagenet-seg" if path.suffix.lower() == ".mat" else "png"
-    return "voc" if is_voc(path) else "png"
-
-
-def is_png(path: Path) -> bool:
-    """Return whether a path is that of one PNG."""
-    return path.is_file() and path.suffix.lower() == ".png"
+    """Tell a format from what is there: the one that can be nothing else, or PNGs."""
+    return next((name for name, kind in FORMATS.items() if kind.claims(path)), "png")

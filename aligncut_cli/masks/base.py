@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,9 +30,31 @@ class MaskSet(ABC):
 
     notes: tuple[str, ...] = ()
 
+    holds: ClassVar[str]
+    """What a path to such masks is, for messages."""
+
     path: Path
     ids: tuple[str, ...]
     sources: list[Path]
+
+    @abstractmethod
+    def __init__(self, path: Path, *, classes: Path | None, threshold: int | None = None, split: str = "") -> None:
+        """Find the masks; none is read.
+
+        classes   : file of class names, None for the format's own
+        threshold : values from here on are the one object
+        split     : which part of a set that has several
+        """
+
+    @classmethod
+    @abstractmethod
+    def fits(cls, path: Path) -> bool:
+        """Return whether a path could be one of this format."""
+
+    @classmethod
+    @abstractmethod
+    def claims(cls, path: Path) -> bool:
+        """Return whether what is there can be nothing else, so that the format need not be named."""
 
     @property
     @abstractmethod

@@ -31,6 +31,8 @@ class PngFolderMasks(MaskSet):
     threshold : values from here on are the object, all others the background, nothing is ignored
     """
 
+    holds = "a folder or a PNG"
+
     def __init__(self, path: Path, *, classes: Path | None, threshold: int | None = None, split: str = "") -> None:
         self.path, self.threshold = path, threshold
         self._files = _list_pngs(path)
@@ -44,6 +46,16 @@ class PngFolderMasks(MaskSet):
         if found is not None:
             self.notes = (f"class names are taken from {found}; another file is given by --classes",)
         self.sources = [*self._files.values(), *([] if self._names_file is None else [self._names_file])]
+
+    @classmethod
+    def fits(cls, path: Path) -> bool:
+        """Return whether a path could be one of this format."""
+        return path.is_dir() or (path.is_file() and path.suffix.lower() == ".png")
+
+    @classmethod
+    def claims(cls, path: Path) -> bool:
+        """Return whether what is there can be nothing else."""
+        return False  # any folder may be one
 
     @property
     def classes(self) -> tuple[str, ...]:

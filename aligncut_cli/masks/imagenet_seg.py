@@ -16,6 +16,8 @@ from aligncut_cli.masks.values import IGNORE_VALUE
 class ImageNetSegMasks(MaskSet):
     """The first annotation of every photo: 0 background, 1 object, 255 ignored."""
 
+    holds = "a .mat file"
+
     def __init__(self, path: Path, *, classes: Path | None, threshold: int | None = None, split: str = "") -> None:
         if threshold is not None:
             raise UsageError("--threshold is for folders of PNG masks; this file's are 0 and 1", do="Leave it out.")
@@ -24,6 +26,16 @@ class ImageNetSegMasks(MaskSet):
         self._classes = BINARY_CLASSES if classes is None else read_class_names(classes)
         self.sources = [path] if classes is None else [path, classes]
         self.ids = self._file.ids
+
+    @classmethod
+    def fits(cls, path: Path) -> bool:
+        """Return whether a path could be one of this format."""
+        return path.is_file()
+
+    @classmethod
+    def claims(cls, path: Path) -> bool:
+        """Return whether what is there can be nothing else."""
+        return path.is_file() and path.suffix.lower() == ".mat"
 
     @property
     def classes(self) -> tuple[str, ...]:

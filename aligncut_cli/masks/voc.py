@@ -32,6 +32,8 @@ class VocMasks(MaskSet):
     split : train, val (the paper's) or trainval, or the path of a list
     """
 
+    holds = "a folder"
+
     def __init__(self, path: Path, *, classes: Path | None, threshold: int | None = None, split: str = "val") -> None:
         if threshold is not None:
             raise UsageError("--threshold is for folders of PNG masks; VOC's have class indices", do="Leave it out.")
@@ -53,6 +55,16 @@ class VocMasks(MaskSet):
         self._classes = VOC_CLASSES if classes is None else read_class_names(classes)
         names = [] if classes is None else [classes]
         self.sources = [listing, *self._files.values(), *names]
+
+    @classmethod
+    def fits(cls, path: Path) -> bool:
+        """Return whether a path could be one of this format."""
+        return path.is_dir()
+
+    @classmethod
+    def claims(cls, path: Path) -> bool:
+        """Return whether what is there can be nothing else."""
+        return any((path / below / folder).is_dir() for below in ROOTS for folder in FOLDERS)
 
     def _find_list(self, split: str) -> Path:
         own = self.path / "ImageSets" / "Segmentation" / f"{split}.txt"
@@ -85,11 +97,6 @@ class VocMasks(MaskSet):
         if self.n_classes <= IGNORE_VALUE:
             values[values == IGNORE_VALUE] = IGNORE
         return values.astype(np.int16)
-
-
-def is_voc(path: Path) -> bool:
-    """Return whether a folder with VOC's masks is there, or below at a usual place."""
-    return any((path / below / folder).is_dir() for below in ROOTS for folder in FOLDERS)
 
 
 def find_voc_root(path: Path) -> Path:
