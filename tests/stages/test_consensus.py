@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,10 @@ import pytest
 from numpy.typing import NDArray
 
 from aligncut_cli.maths.split_images import split_images
+from aligncut_cli.store.kinds.alignment import Alignment
 from aligncut_cli.store.read import open_store
 from tests.conftest import aligncut, array_bytes, done, spawn
-from tests.planted import write_features
+from tests.planted import CEILING, plant_latent, write_features
 from tests.planted_slots import largest_angle
 
 Array = NDArray[np.float64]
@@ -83,13 +86,13 @@ def consensus_of(alignment: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_features(tmp_path_factory.mktemp("planted") / "f.zarr", TOKENS, grid=(2, 2))
 
 
 @pytest.fixture(scope="module")
-def alignment(tmp_path_factory: pytest.TempPathFactory, features: Path) -> Path:
-    return align(tmp_path_factory.mktemp("consensus") / "a.zarr", features)
+def alignment(tmp_path_factory: pytest.TempPathFactory, planted: Path) -> Path:
+    return align(tmp_path_factory.mktemp("consensus") / "a.zarr", planted)
 
 
 def test_slots_agree_on_images_that_the_fit_never_saw(alignment: Path) -> None:
@@ -109,21 +112,21 @@ def test_slots_agree_on_images_that_the_fit_never_saw(alignment: Path) -> None:
     assert open_store(alignment).record["controls"] == []
 
 
-def test_the_mean_token_of_the_training_images_is_zero(tmp_path: Path, features: Path, alignment: Path) -> None:
+def test_the_mean_token_of_the_training_images_is_zero(tmp_path: Path, planted: Path, alignment: Path) -> None:
     train = split_images(N_IMAGES, validation_share=0.1, test_share=0.1, seed=0).train
-    store, stored = open_store(alignment), open_store(features)
+    store, stored = open_store(alignment), open_store(planted)
     for slot, values in map_slots(alignment, TOKENS, train).items():
         name, layer = slot.split(":")
         mean = stored.read(f"{name}/pooled")[int(layer), train].mean(axis=0, dtype=np.float64)
         rms = np.sqrt(np.square(values).mean())
         assert np.abs(mean @ store.read(f"{name}/weight")[int(layer)]).max() < 1e-5 * rms
         assert 0.9 < rms < 1.1
-    uncentred = align(tmp_path / "u.zarr", features, "--no-centre")
+    uncentred = align(tmp_path / "u.zarr", planted, "--no-centre")
     assert np.abs(map_slots(uncentred, TOKENS, train)["wide:0"].mean(axis=(0, 1))).max() > 1e-3
 
 
-def test_private_directions_are_not_shared(tmp_path: Path, features: Path) -> None:
-    more = align(tmp_path / "a.zarr", features, dim=8)
+def test_private_directions_are_not_shared(tmp_path: Path, planted: Path) -> None:
+    more = align(tmp_path / "a.zarr", planted, dim=8)
     shared, floor = open_store(more).read("consensus/shared"), consensus_of(more)["shared_floor"]
     assert shared.shape == (8, 3)
     assert shared[:N_LATENT, 0].min() > 0.8
@@ -166,10 +169,8 @@ def test_neither_the_order_of_models_nor_chunks_matter(tmp_path: Path, alignment
 
 
 @pytest.mark.parametrize("kill_after", [12, 30])
-def test_a_killed_run_ends_with_the_same_bytes(
-    tmp_path: Path, features: Path, alignment: Path, kill_after: int
-) -> None:
-    args = ["align", features, "-o", tmp_path / "a.zarr", "--target", "consensus", "--universal-dim", N_LATENT]
+def test_a_killed_run_ends_with_the_same_bytes(tmp_path: Path, planted: Path, alignment: Path, kill_after: int) -> None:
+    args = ["align", planted, "-o", tmp_path / "a.zarr", "--target", "consensus", "--universal-dim", N_LATENT]
     process = spawn(args, kill_after=kill_after)
     _, err = process.communicate()
     assert process.returncode == -9, err
@@ -211,9 +212,9 @@ def test_stores_of_sampled_tokens_work_where_all_models_have_the_same(tmp_path: 
     assert "without --sample-tokens" in " ".join(result.err.split())
 
 
-def test_exchanged_images_are_at_chance_and_flagged(tmp_path: Path, features: Path) -> None:
+def test_exchanged_images_are_at_chance_and_flagged(tmp_path: Path, planted: Path) -> None:
     result = aligncut(
-        *("align", features, "-o", tmp_path / "a.zarr", "--target", "consensus", "--universal-dim", N_LATENT),
+        *("align", planted, "-o", tmp_path / "a.zarr", "--target", "consensus", "--universal-dim", N_LATENT),
         *("--control", "shuffle"),
     )
     assert result.code == 0, result.err
@@ -250,3 +251,173 @@ def test_slots_that_share_nothing_are_said_to(tmp_path: Path) -> None:
     assert result.code == 0, result.err
     assert not consensus_of(result.path)["supported"]
     assert "these axes mean nothing" in " ".join(result.err.split())
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, NDArray[np.float32]]:
+    """Features, a folder of responses that are linear in their latent, and the responses."""
+    folder = tmp_path_factory.mktemp("world")
+    tokens, responses = plant_latent()
+    brain = folder / "brain"
+    brain.mkdir()
+    np.save(brain / "responses.npy", responses)
+    (brain / "rois.json").write_text(json.dumps({"V1": list(range(15)), "EBA": list(range(15, 40))}))
+    return write_features(folder / "f.zarr", tokens, grid=(2, 2)), brain, responses
+
+
+FIT = ["--universal-dim", 10, "--epochs", 4, "--batch-images", 64, "--nodes", 40, "--eigenvectors", 4]
+
+
+def score_and_compare(alignment: Path, features: Path, folder: Path) -> tuple[float, float]:
+    """Mean R2 over voxels, and the mean cosine of a token between the two models."""
+    found = done("compare", features, "--alignment", alignment, "-o", folder)
+    means = open_store(found).record["summary"]["between_models"]
+    return float(open_store(alignment).read("scores/r2").mean()), float(means["after"])
+
+
+def test_responses_are_read_out_of_the_consensus_and_both_predicts_no_worse(
+    tmp_path: Path, world: tuple[Path, Path, NDArray[np.float32]]
+) -> None:
+    features, brain, _ = world
+    given = ["--responses", brain, "--rois", brain / "rois.json", *FIT]
+    alone = done("align", features, "-o", tmp_path / "alone.zarr", "--target", "consensus", "--universal-dim", 10)
+    inside = done("align", features, "-o", tmp_path / "c.zarr", "--target", "consensus", *given)
+    both = done("align", features, "-o", tmp_path / "b.zarr", "--target", "both", *given)
+    assert not Alignment(open_store(alone)).has_readout
+    weight, found = (
+        np.concatenate([open_store(path).read(f"{name}/weight").ravel() for name in ("wide", "slim")])
+        for path in (alone, inside)
+    )  # the maps stay, but for one scale of all channels that maps and readout share
+    scale = found @ weight / (weight @ weight)
+    np.testing.assert_allclose(found, scale * weight, rtol=0, atol=1e-4 * np.abs(weight).max())
+    (r2, cosine), (r2_both, cosine_both) = (
+        score_and_compare(path, features, tmp_path / f"similarity-{path.stem}") for path in (inside, both)
+    )
+    assert r2 > 0.9 * CEILING
+    assert r2_both > r2 - 0.01
+    assert min(cosine, cosine_both) > 0.9
+    for path in (inside, both):
+        record = open_store(path).record["summary"]
+        assert record["consensus"]["r2"][0] > 0.9
+        assert set(record["scores"]) == {"all", "V1", "EBA"}
+    eigs = done(
+        "eigs",
+        features,
+        "-o",
+        tmp_path / "e.zarr",
+        "--alignment",
+        both,
+        "--n-eig",
+        3,
+        "--n-sample",
+        300,
+        "--roi",
+        "V1",
+        "--top-channels",
+        4,
+    )
+    assert open_store(eigs).kind == "eigs"
+
+
+def test_responses_of_other_images_are_not_read_out_of_the_consensus(
+    tmp_path: Path, world: tuple[Path, Path, NDArray[np.float32]]
+) -> None:
+    features, _, responses = world
+    brain = tmp_path / "brain"
+    brain.mkdir()
+    np.save(brain / "responses.npy", responses[np.random.default_rng(0).permutation(len(responses))])
+    for target in ("consensus", "both"):
+        made = done(
+            "align", features, "-o", tmp_path / f"{target}.zarr", "--target", target, "--responses", brain, *FIT
+        )
+        assert open_store(made).read("scores/r2").mean() < 0.02
+        assert consensus_of(made)["r2"][0] > 0.9
+
+
+def test_what_cannot_be_is_refused_with_what_to_do(tmp_path: Path, planted: Path) -> None:
+    def refused(code: int, *args: object) -> str:
+        result = aligncut("align", *args, "-o", tmp_path / "a.zarr")
+        assert result.code == code, result.err
+        assert not (tmp_path / "a.zarr.wip").exists()
+        return " ".join(result.err.split())
+
+    for target in ("brain", "both"):
+        said = refused(2, planted, "--target", target)
+        assert f"align --target {target} needs --responses" in said
+        assert "--target consensus, which needs none" in said
+    consensus = [planted, "--target", "consensus", "--universal-dim", 4]
+    for more in (["--folds", 3], ["--seeds", 2], ["--control", "random"], ["--control", "shuffle", "--repeat", 2]):
+        assert "takes neither --folds" in refused(2, *consensus, *more)
+
+
+def test_a_single_slot_has_nothing_to_agree_with(tmp_path: Path) -> None:
+    tokens = plant_tokens({"slim": (1, 12)}, {"slim": LATENT})
+    features = write_features(tmp_path / "f.zarr", tokens, grid=(2, 2))
+    result = aligncut("align", features, "-o", tmp_path / "a.zarr", "--target", "consensus", "--universal-dim", 4)
+    assert result.code == 3
+    assert "Extract several layers or models" in " ".join(result.err.split())
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, features: Path) -> Path:
+    """What the slots of real photos share."""
+    return align(tmp_path_factory.mktemp("shared") / "a.zarr", features, "--test-share", 0.25, dim=8)
+
+
+def test_what_needs_no_brain_works_from_eigenvectors_to_the_report(
+    tmp_path: Path, features: Path, shared: Path, photos: Path
+) -> None:
+    mapped = ["--alignment", shared]
+    eigs = done("eigs", features, "-o", tmp_path / "e.zarr", *mapped, "--n-eig", 4, "--n-sample", 200)
+    tsne = done("tsne", eigs, "-o", tmp_path / "t.zarr", "--n-sample", 150, "--iterations", 30)
+    flat = done("tsne", eigs, "-o", tmp_path / "f.zarr", "--dims", 2, "--n-sample", 150, "--iterations", 30)
+    similarity = done("compare", features, *mapped, "-o", tmp_path / "similarity")
+    concepts = done("concepts", flat, "--features", features, *mapped, "-o", tmp_path / "concepts", "--concepts", 3)
+    steps = done("transitions", flat, "-o", tmp_path / "x.zarr", "--along", "tiny", "--concepts", 3)
+    pictures = done("render", tsne, "-o", tmp_path / "pictures", "--images", 1)
+    tokens = done(
+        "activations",
+        features,
+        *mapped,
+        "--slot",
+        "tiny:1",
+        "--token",
+        "photo-000:1,1",
+        "--space",
+        "universal",
+        "-o",
+        tmp_path / "tokens",
+    )
+    stores = [shared, eigs, tsne, flat, similarity, concepts, steps, pictures, tokens]
+    page = done("report", *stores, "-o", tmp_path / "page")
+    assert (page / "index.html").stat().st_size > 1000
+    figures = tmp_path / "figures"
+    again = ["--target", "consensus", "--universal-dim", 8, "--test-share", 0.25, "--figures", figures]
+    assert done("align", features, "-o", shared, *again) == shared
+    with (figures / "consensus.csv").open(encoding="utf-8") as stream:
+        lines = list(csv.DictReader(stream))
+    for name in ("tiny", "pair"):
+        r2 = [[float(line[key]) for key in ("r2", "r2_low", "r2_high")] for line in lines if line["model"] == name]
+        np.testing.assert_allclose(r2, open_store(shared).read(f"{name}/consensus_r2"), rtol=1e-5)
+    assert sorted(file.name for file in figures.glob("*.[cp]*")) == ["consensus.csv", "consensus.png"]
+    assert "consensus" in aligncut("inspect", shared).out
+
+
+def test_what_needs_a_brain_says_so_and_what_to_do(tmp_path: Path, features: Path, shared: Path, photos: Path) -> None:
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    mapped = ["--alignment", shared]
+    commands = {
+        "--masks": ["activations", features, *mapped, "--masks", masks],
+        "--space brain": ["activations", features, *mapped, "--slot", "tiny:1", "--token", "photo-000:1,1"],
+        "--roi": ["eigs", features, *mapped, "--roi", "V1", "--top-channels", 4, "--n-sample", 200],
+    }
+    for photo in photos.iterdir():
+        (masks / photo.name).write_bytes(photo.read_bytes())
+    for what, command in commands.items():
+        result = aligncut(*command, "-o", tmp_path / "out")
+        assert result.code == 3, (what, result.err)
+        said = " ".join(result.err.split())
+        assert f"has no readout, which {what} needs" in said
+        assert "--responses DIR" in said
+        assert not (tmp_path / "out").exists()

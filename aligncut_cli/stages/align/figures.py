@@ -1,8 +1,8 @@
-"""Tables and the heat map of an alignment, for `align --figures`: scores by ROI, and which layer predicts which ROI."""
+"""Tables and heat maps of an alignment, for `align --figures`: scores by ROI and layer, and what the layers share."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from aligncut_cli.console import Console
 from aligncut_cli.errors import BadInput
 from aligncut_cli.stages.align.scores import COLUMNS
 from aligncut_cli.store.folder import write_csv
-from aligncut_cli.store.kinds.alignment import SLOT_SCORES, Alignment
+from aligncut_cli.store.kinds.alignment import CONSENSUS_R2, SLOT_SCORES, Alignment
 from aligncut_cli.store.phases import Phase, single_step
 from aligncut_cli.store.read import Store, collect_controls
 from aligncut_cli.store.run import Outcome, Plan, Work
@@ -23,12 +23,13 @@ PROCESS_BYTES = 300_000_000
 
 
 class AlignFigures:
-    """scores.csv, layers.csv and layers.png."""
+    """scores.csv, layers.csv and layers.png of the responses; consensus.csv and .png of what the slots share."""
 
     def __init__(self, work: Work, source: Store, console: Console) -> None:
         self.work, self.source, self.console = work, source, console
         self.alignment, self.controls = Alignment(source), collect_controls(source)
-        if "slot_rois" not in source.record:
+        self.shared: Mapping[str, Any] | None = source.record.get("summary", {}).get("consensus")
+        if "slot_rois" not in source.record and self.shared is None:
             raise BadInput(f"{source.path} holds no scores of single layers", do="Make it again with this aligncut.")
 
     def plan(self) -> Plan:
@@ -40,8 +41,33 @@ class AlignFigures:
         return [single_step("figures", self._write)]
 
     def _write(self) -> None:
+        self.work.staging.mkdir(exist_ok=True)
+        if self.shared is not None:
+            self._write_consensus(self.shared)
+        if "slot_rois" in self.source.record:
+            self._write_scores()
+
+    def _write_consensus(self, shared: Mapping[str, Any]) -> None:
+        """Write how well every slot alone predicts the consensus of the others."""
+        heat = {model: self.alignment.read_slot_score(CONSENSUS_R2, model) for model in self.source.record["models"]}
+        table = [
+            [model, layer, slot["weight"], *map(float, r2), slot["r2_by_position"]]
+            for model, values in heat.items()
+            for layer, r2 in zip(self.alignment.layers(model), values, strict=True)
+            for slot in [shared["slots"][f"{model}:{layer}"]]
+        ]
+        header = ["model", "layer", "weight", "r2", "r2_low", "r2_high", "r2_by_position"]
+        write_csv(self.work.staging / "consensus.csv", header, table, controls=self.controls)
+        values = {model: r2[:, :1] for model, r2 in heat.items()}
+        self._draw("consensus.png", ["consensus of the others"], values)
+
+    def _draw(self, name: str, columns: Sequence[str], heat: Mapping[str, NDArray[np.float32]]) -> None:
+        layers = {model: self.alignment.layers(model) for model in heat}
+        figure = plot_layer_scores(columns, layers, heat, controls=self.controls)
+        save_figure(figure, self.work.staging / name)
+
+    def _write_scores(self) -> None:
         folder = self.work.staging
-        folder.mkdir(exist_ok=True)
         scores = self.source.record["summary"]["scores"]
         rows = [[roi, *(values.get(column) for column in COLUMNS)] for roi, values in scores.items()]
         write_csv(folder / "scores.csv", ["roi", *COLUMNS], rows, controls=self.controls)
@@ -56,8 +82,7 @@ class AlignFigures:
                     table.append([model, layer, roi, *map(float, r2[at, k]), *map(float, r[at, k])])
         header = ["model", "layer", "roi", "r2", "r2_low", "r2_high", "r", "r_low", "r_high"]
         write_csv(folder / "layers.csv", header, table, controls=self.controls)
-        layers = {model: self.alignment.layers(model) for model in heat}
-        save_figure(plot_layer_scores(rois, layers, heat, controls=self.controls), folder / "layers.png")
+        self._draw("layers.png", rois, heat)
 
     def finish(self) -> Outcome:
         """Give the folder its name."""
