@@ -10,10 +10,11 @@ from aligncut_cli.maths.alignment_start import (
     find_leading_directions,
     find_response_axes,
     start_at_random,
+    start_from_consensus,
     start_from_responses,
 )
 from aligncut_cli.maths.encoding import average_slots, iterate_slots
-from aligncut_cli.maths.ridge import RidgeFit, choose_penalty, decompose_kernel, measure_slot
+from aligncut_cli.maths.ridge import PENALTIES, RidgeFit, choose_penalty, decompose_kernel, measure_slot
 from aligncut_cli.maths.split_images import ImageSplit, split_images
 
 CPU = torch.device("cpu")
@@ -159,6 +160,64 @@ def test_a_weak_but_real_relation_is_kept_in_part() -> None:
         measured = targets[split.test]
         gains.append(1 - np.square(measured - predicted).sum() / np.square(measured).sum())
     assert np.mean(gains) > 0
+
+
+def start_inside(turn: bool, *, signal: float = 3.0) -> tuple[AlignmentStart, np.ndarray, np.ndarray, ImageSplit]:
+    """Start from maps to six channels; returns their averages over slots, (images, 6), and the targets too."""
+    pooled, targets, split = make_data(signal=signal)
+    rng = np.random.default_rng(2)
+    weights = [torch.from_numpy(rng.standard_normal((2, width, 6)).astype(np.float32)) for width in (8, 6)]
+    weights[1] *= 100
+    statistics = [measure_slot(features, split.train) for _, _, features in iterate_slots(pooled)]
+    begun = start_from_consensus(pooled, statistics, weights, targets, split, turn=turn, voxels_per_block=7)
+    if not turn:
+        assert all(torch.equal(found, given) for found, given in zip(begun.weights, weights, strict=True))
+    return begun, average_channels(pooled, begun, split), targets, split
+
+
+def average_channels(pooled: list[np.ndarray], begun: AlignmentStart, split: ImageSplit) -> np.ndarray:
+    """Mean over slots of the mapped features, less their mean over the training images; a loop over slots."""
+    mapped = [
+        (features - features[split.train].mean(axis=0)).astype(np.float64) @ begun.weights[at][layer].double().numpy()
+        for at, layer, features in iterate_slots(pooled)
+    ]
+    return np.mean(mapped, axis=0)
+
+
+def test_the_readout_of_a_consensus_is_the_ridge_from_its_channels_averaged_over_slots() -> None:
+    begun, channels, targets, split = start_inside(turn=False)
+    x, y = channels[split.train], targets[split.train].astype(np.float64)
+    largest = np.linalg.eigvalsh(x.T @ x)[-1]
+    best, lowest = np.zeros((6, targets.shape[1])), np.inf
+    for penalty in PENALTIES:
+        if 0 < penalty < np.inf:
+            beta = np.linalg.solve(x.T @ x + penalty * largest * np.eye(6), x.T @ y)
+            error = np.square(targets[split.validation] - channels[split.validation] @ beta).sum()
+            best, lowest = (beta, error) if error < lowest else (best, lowest)
+    np.testing.assert_allclose(channels @ begun.readout.double().numpy(), channels @ best, rtol=0, atol=5e-3)
+    assert 1 - np.square(channels @ best - targets)[split.test].mean() > 0.7
+
+
+def test_turning_a_consensus_changes_no_prediction_and_puts_what_predicts_first() -> None:
+    plain, channels, _, _ = start_inside(turn=False)
+    turned, others, _, _ = start_inside(turn=True)
+    predicted = channels @ plain.readout.double().numpy()
+    np.testing.assert_allclose(others @ turned.readout.double().numpy(), predicted, rtol=0, atol=1e-4)
+    sizes = turned.readout.norm(dim=1).numpy()
+    # The latent has five dimensions, so a sixth channel predicts nothing.
+    assert (np.diff(sizes) < 0).all()
+    assert sizes[5] < 0.05 * sizes[0]
+    overlap = turned.readout @ turned.readout.T
+    np.testing.assert_allclose(overlap.numpy(), np.diag(np.diag(overlap.numpy())), atol=1e-4 * float(overlap.max()))
+    for before, after in zip(plain.weights, turned.weights, strict=True):
+        gains = torch.linalg.svdvals(torch.linalg.lstsq(before.reshape(-1, 6), after.reshape(-1, 6)).solution)
+        np.testing.assert_allclose([gains.max() ** 2, gains.min() ** 2], [2, 1], atol=0.01)
+
+
+def test_a_consensus_that_predicts_nothing_has_no_readout() -> None:
+    begun, _, _, _ = start_inside(turn=True, signal=0.0)
+    assert begun.shrunk == 0 or begun.readout.abs().max() < 0.3
+    assert torch.isfinite(torch.cat([weight.flatten() for weight in begun.weights])).all()
 
 
 def test_a_random_start_has_the_sizes_of_a_network_and_a_seed() -> None:
