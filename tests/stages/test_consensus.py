@@ -226,11 +226,14 @@ def test_exchanged_images_are_at_chance_and_flagged(tmp_path: Path, planted: Pat
     assert abs(mean_cosine(list(map_slots(result.path, TOKENS).values()))) < 0.3
 
 
-def test_what_is_only_position_is_reported_and_can_be_removed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sampled", [False, True])
+def test_what_is_only_position_is_reported_and_can_be_removed(tmp_path: Path, sampled: bool) -> None:
     place = 5 * np.random.default_rng(1).standard_normal((1, 5, 2))
     seen = np.concatenate([LATENT[..., :2], np.broadcast_to(place, (N_IMAGES, 5, 2))], axis=2)
     tokens = plant_tokens(MODELS, dict.fromkeys(MODELS, seen))
-    features = write_features(tmp_path / "f.zarr", tokens, grid=(2, 2))
+    chosen = np.sort(np.random.default_rng(2).random((N_IMAGES, 5)).argsort(axis=1)[:, :3], axis=1).astype(np.int32)
+    kept = dict.fromkeys(tokens, chosen) if sampled else {}
+    features = write_features(tmp_path / "f.zarr", tokens, grid=(2, 2), kept=kept)
     plain = align(tmp_path / "a.zarr", features, dim=4)
     removed = align(tmp_path / "r.zarr", features, "--remove-position", dim=2)
     assert consensus_of(plain)["r2_by_position"] > 0.3
