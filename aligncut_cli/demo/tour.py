@@ -18,7 +18,22 @@ from aligncut_cli.store.run import write_json
 MODELS = ("demo-clip", "demo-dino", "demo-mae")
 WORLD_RECORD = "world.json"
 BRAIN_SEED = 0
-SIMILARITY = ("similarity", "similarity-control")
+TARGETS: dict[str, tuple[str, ...]] = {
+    "brain": ("--target", "brain"),
+    "consensus": ("--target", "consensus"),
+    "both": ("--target", "both"),
+    "shuffled": ("--target", "brain", "--control", "shuffle"),
+    "random": ("--target", "brain", "--control", "random"),
+}
+WHY = {
+    "brain": "a universal space learned from the responses of the synthetic brain",
+    "consensus": "another of what all layers share; the brain takes no part, a ridge reads it out",
+    "both": "the brain inside the consensus",
+    "shuffled": "a control: the first fit with image-response pairs shuffled",
+    "random": "another: the first fit to random targets",
+}
+SHOWN, UNALIGNED = "consensus", "unaligned"
+EACH_LAYER = ("--n-eig", "10", "--extend", "nystrom", "--n-sample", "500")
 
 
 @dataclass(frozen=True)
@@ -64,81 +79,66 @@ def _write_figure_masks(folder: Path) -> None:
 
 def plan_steps(folder: Path, params: DemoParams) -> list[Step]:
     """Return the demo's commands in order; the folder is named in each, so that they can be typed again."""
-    at = {
-        name: str(folder / name)
-        for name in ("world/images", "world/masks", "world/figure", "world/brain", *SIMILARITY, "pictures", "report")
-    }
-    stores = ("features", "alignment", "control", "eigs", "raw", "layers", "shuffled", "tsne", "map", "figure")
-    z = {name: str(folder / f"{name}.zarr") for name in (*stores, "classes", "transitions")}
-    brain, figure = at["world/brain"], at["world/figure"]
+
+    def at(name: str) -> str:
+        return str(folder / name)
+
+    features, colours, similarity, figure = at("features.zarr"), at("tsne.zarr"), at("similarity"), at("world/figure")
     models = [word for name in MODELS for word in ("--model", name)]
-    fit = [
-        *("--responses", brain, "--rois", f"{brain}/rois.json", "--noise-ceiling", f"{brain}/noise-ceiling.npy"),
-        *("--universal-dim", "128", "--epochs", "12"),
-    ]
-    small = ("--n-sample", "1000", "--n-eig", "10", "--extend", "nystrom")
-    runs = [f"after={z['layers']}", f"before={z['raw']}", f"control={z['shuffled']}"]
     along = [word for name in MODELS for word in ("--along", name)]
+    runs = [f"{name}={at(f'{name}-layers.zarr')}" for name in (SHOWN, *(n for n in TARGETS if n != SHOWN), UNALIGNED)]
+    scores = [at(f"{name}.zarr") for name in ("figure", "classes", "transitions")]
+    few = ("--n-sample", "4000", "--iterations", "300")
     return [
-        Step("attention features of three small ViTs", ["extract", at["world/images"], "-o", z["features"], *models]),
+        Step("attention features of three small ViTs", ["extract", at("world/images"), "-o", features, *models]),
+        *(step for name in TARGETS for step in _plan_target(name, features, at)),
         Step(
-            "one universal space, learned from the synthetic brain",
-            ["align", z["features"], "-o", z["alignment"], *fit],
+            "each layer alone without any alignment",
+            ["eigs", features, "-o", at(f"{UNALIGNED}-layers.zarr"), "--group", "layer", *EACH_LAYER],
         ),
         Step(
-            "the control: the same fit to shuffled image-response pairs",
-            ["align", z["features"], "-o", z["control"], *fit, "--control", "shuffle"],
-        ),
-        Step(
-            "do the models agree, before and after?",
-            ["compare", z["features"], "--alignment", z["alignment"], "-o", at["similarity"]],
-        ),
-        Step(
-            "and after the control?",
-            ["compare", z["features"], "--alignment", z["control"], "-o", at["similarity-control"]],
-        ),
-        Step(
-            "one graph over every model, layer, image and token",
-            ["eigs", z["features"], "--alignment", z["alignment"], "-o", z["eigs"], "--n-sample", "4000"],
-        ),
-        Step("its colours", ["tsne", z["eigs"], "-o", z["tsne"], "--n-sample", "4000", "--iterations", "300"]),
-        Step(
-            "and its map",
-            ["tsne", z["eigs"], "-o", z["map"], "--dims", "2", "--n-sample", "4000", "--iterations", "300"],
-        ),
-        Step(
-            "each layer alone, to be scored against the true masks",
-            ["eigs", z["features"], "--alignment", z["alignment"], "-o", z["layers"], "--group", "layer", *small],
-        ),
-        Step(
-            "the same before alignment",
-            ["eigs", z["features"], "-o", z["raw"], "--group", "layer", *small],
-        ),
-        Step(
-            "and after the control",
-            ["eigs", z["features"], "--alignment", z["control"], "-o", z["shuffled"], "--group", "layer", *small],
-        ),
-        Step(
-            "figure against ground, layer by layer",
-            ["segment", *runs, "-o", z["figure"], "--masks", figure, "--resolution", "tokens"],
+            "figure against ground, layer by layer, in every space",
+            ["segment", *runs, "-o", at("figure.zarr"), "--masks", figure, "--resolution", "tokens"],
         ),
         Step(
             "and the eight categories",
-            ["segment", *runs, "-o", z["classes"], "--masks", at["world/masks"], "--resolution", "tokens"],
+            ["segment", *runs, "-o", at("classes.zarr"), "--masks", at("world/masks"), "--resolution", "tokens"],
         ),
         Step(
-            "how far figure and ground part from layer to layer",
-            ["transitions", z["tsne"], "-o", z["transitions"], *along, "--masks", figure, "--permutations", "200"],
+            f"do the layers of the {SHOWN} space agree?",
+            ["compare", features, "--alignment", at(f"{SHOWN}.zarr"), "-o", similarity],
         ),
-        Step("photos in AlignedCut colours", ["render", z["tsne"], "-o", at["pictures"], "--images", "24"]),
+        Step(f"the colours of the {SHOWN} space", ["tsne", at(f"{SHOWN}-joint.zarr"), "-o", colours, *few]),
+        Step("and its map", ["tsne", at(f"{SHOWN}-joint.zarr"), "-o", at("map.zarr"), "--dims", "2", *few]),
+        Step(
+            "how far figure and ground part from layer to layer",
+            ["transitions", colours, "-o", at("transitions.zarr"), *along, "--masks", figure, "--permutations", "200"],
+        ),
+        Step("photos in AlignedCut colours", ["render", colours, "-o", at("pictures"), "--images", "24"]),
         Step(
             "and everything on one page",
             [
-                *("report", z["features"], z["alignment"], z["control"], *(at[name] for name in SIMILARITY)),
-                *(z["eigs"], z["tsne"], z["map"], z["figure"], z["classes"], z["transitions"], "-o", at["report"]),
+                *("report", features, *(at(f"{name}.zarr") for name in TARGETS), similarity),
+                *(at(f"{SHOWN}-joint.zarr"), colours, at("map.zarr"), *scores, "-o", at("report")),
                 *("--images", "60", "--title", "aligncut demo: a synthetic world"),
             ],
         ),
+    ]
+
+
+def _plan_target(name: str, features: str, at: Callable[[str], str]) -> list[Step]:
+    """One space: its maps, the graph over all of its nodes, and the graph of each layer alone."""
+    brain, aligned = at("world/brain"), at(f"{name}.zarr")
+    fit = [
+        *("--responses", brain, "--rois", f"{brain}/rois.json", "--noise-ceiling", f"{brain}/noise-ceiling.npy"),
+        *("--universal-dim", "128", "--epochs", "12", *TARGETS[name]),
+    ]
+    joint = ["--alignment", aligned, "-o", at(f"{name}-joint.zarr"), "--extend", "nystrom", "--n-sample", "2000"]
+    layers = ["--alignment", aligned, "-o", at(f"{name}-layers.zarr"), "--group", "layer", *EACH_LAYER]
+    return [
+        Step(WHY[name], ["align", features, "-o", aligned, *fit]),
+        Step("one graph over every model, layer, image and token of it", ["eigs", features, *joint]),
+        Step("and each layer alone, to be scored against the true masks", ["eigs", features, *layers]),
     ]
 
 
@@ -162,27 +162,39 @@ def run(
 
 def summarize(folder: Path) -> dict[str, Any]:
     """Read what was found from the stores' records."""
-    record = {
-        name: read_record(folder / path) or {}
-        for name, path in (
-            ("alignment", "alignment.zarr"),
-            ("control", "control.zarr"),
-            *((name, name) for name in SIMILARITY),
-            ("transitions", "transitions.zarr"),
-        )
-    }
+
+    def read(name: str) -> dict[str, Any]:
+        return read_record(folder / name) or {}
+
+    scores = {name: read_scores(folder / f"{name}.zarr") for name in ("figure", "classes")}
+    fits = {name: read(f"{name}.zarr")["summary"] for name in TARGETS}
+    shares = {name: read(f"{name}-joint.zarr")["summary"]["shares"]["all"] for name in TARGETS}
     return {
         "report": str(folder / "report" / "index.html"),
-        "brain": record["alignment"]["summary"]["scores"],
-        "control_r2": record["control"]["summary"]["scores"]["all"]["r2"],
-        "between_models": {
-            **record["similarity"]["summary"]["between_models"],
-            "control": record["similarity-control"]["summary"]["between_models"]["after"],
+        "brain": fits["brain"]["scores"],
+        "targets": {
+            name: {
+                "R2": fit["scores"]["all"]["r2"],
+                "r": fit["scores"]["all"]["r"],
+                "cosine between models": fit["between_models"],
+                "slot share": shares[name]["slot"],
+                "photo share": shares[name]["photo"],
+                "L_eigen": fit["eq10"]["as kept"]["validation_eigen"],
+                "figure mIoU": average_over_slots(scores["figure"]["miou"][name]),
+                "categories mIoU": average_over_slots(scores["classes"]["miou"][name]),
+            }
+            for name, fit in fits.items()
         },
-        "figure": read_scores(folder / "figure.zarr"),
-        "classes": read_scores(folder / "classes.zarr"),
-        "parting": record["transitions"]["bifurcations"],
+        "between_models": read("similarity")["summary"]["between_models"],
+        **scores,
+        "parting": read("transitions.zarr")["bifurcations"],
     }
+
+
+def average_over_slots(miou: dict[str, list[float]]) -> float:
+    """Return the mean over all layers of all models."""
+    values = [value for layers in miou.values() for value in layers]
+    return sum(values) / len(values)
 
 
 def read_scores(path: Path) -> dict[str, Any]:
@@ -207,7 +219,7 @@ def read_scores(path: Path) -> dict[str, Any]:
 def describe_findings(found: dict[str, Any], folder: Path) -> str:
     """Write what was found as text, with what to type next."""
     rows = [[name, score["r2"], score["r2_of_ceiling"], score["ridge_r2"]] for name, score in found["brain"].items()]
-    means = found["between_models"]
+    means, targets = found["between_models"], found["targets"]
     lines = [
         "",
         "What was found in the synthetic world",
@@ -215,12 +227,17 @@ def describe_findings(found: dict[str, Any], folder: Path) -> str:
         format_table(
             ["ROI", "R2", "of the ceiling", "ridge R2"],
             rows,
-            title="How well responses to held-out images are predicted (R2, and R2 divided by the noise ceiling):",
+            title="How well the space learned from the brain predicts responses to held-out images "
+            "(R2, and R2 divided by the noise ceiling):",
         ),
-        f"The control, the same fit to shuffled image-response pairs, has R2 {found['control_r2']:.3f} over all.",
         "",
-        f"One token in two models: mean cosine {means['before']:.2f} before alignment, {means['after']:.2f} after it, "
-        f"{means['control']:.2f} after the control.",
+        format_table(
+            ["", *targets],
+            [[row, *(column[row] for column in targets.values())] for row in targets["brain"]],
+            title="What each target of the alignment is worth (R2, r and cosine on images that were not fitted):",
+        ),
+        f"One token in two models, on all images: mean cosine {means['before']:.2f} before alignment, "
+        f"{means['after']:.2f} in the {SHOWN} space. Pictures, map and transitions are made in that space.",
         "",
         *describe_scores("Figure and ground", found["figure"]),
         "",
@@ -241,20 +258,21 @@ def describe_findings(found: dict[str, Any], folder: Path) -> str:
 
 
 def describe_scores(title: str, scores: dict[str, Any]) -> list[str]:
-    """Say how well segments agree with the true masks, layer by layer, and how after compares with each other run."""
+    """Say how well segments agree with the true masks, layer by layer, and how the shown space does beside others."""
     miou = scores["miou"]
-    layers = range(max(len(values) for values in miou["after"].values()))
-    rows = [[model, run, *miou[run][model]] for model in miou["after"] for run in miou]
+    models = miou[SHOWN]
+    layers = range(max(len(values) for values in models.values()))
+    rows = [[model, run, *miou[run][model]] for model in models for run in (SHOWN, "brain", UNALIGNED)]
     table = format_table(
-        ["model", "alignment", *(f"layer {layer}" for layer in layers)],
+        ["model", "space", *(f"layer {layer}" for layer in layers)],
         rows,
         title=f"{title}: mIoU of segments against the true masks (one label per token):",
     )
     return [
         table,
-        *(compare_runs(miou, "after", other) for other in miou if other != "after"),
-        f"With other images' masks the best layer after alignment has {scores['shuffled']:.3f}; labels of whole tokens "
-        f"reach {scores['bound']:.3f} at most.",
+        *(compare_runs(miou, SHOWN, other) for other in miou if other != SHOWN),
+        f"With other images' masks the best layer of the {SHOWN} space has {scores['shuffled']:.3f}; labels of whole "
+        f"tokens reach {scores['bound']:.3f} at most.",
     ]
 
 

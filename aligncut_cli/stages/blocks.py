@@ -37,6 +37,7 @@ class Section:
     id, title, lead : of the section
     describe        : makes its blocks of one store, copying files into the report
     wanted          : whether a store is one of those it describes
+    overview        : makes blocks of all that it describes, shown first where they are several
     """
 
     id: str
@@ -44,6 +45,7 @@ class Section:
     lead: str
     describe: Callable[[Store, Files], list[PageBlock]]
     wanted: Callable[[Store], bool]
+    overview: Callable[[Sequence[Store]], list[PageBlock]] | None = None
 
 
 def name_of(store: Store) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aligncut_cli.demo.tour import compare_runs, plan_steps
+from aligncut_cli.demo.tour import TARGETS, average_over_slots, compare_runs, plan_steps
 from aligncut_cli.maths.grid import weigh_tokens_by_class
 from aligncut_cli.maths.segmentation import ClassCentres, OracleScore
 from aligncut_cli.params import DemoParams
@@ -33,36 +33,60 @@ def test_every_command_is_printed_as_a_user_would_type_it(demo: tuple[Path, Resu
     folder, result = demo
     typed = [line for line in result.err.splitlines() if line.startswith("$ aligncut ")]
     assert [line.split()[2] for line in typed[:2]] == ["extract", "align"]
-    assert len(typed) >= 12
+    assert len(typed) >= 20
     again = aligncut(*typed[0].split()[2:])
     assert "up to date" in again.err
     assert "SYNTHETIC" in result.err
     assert (folder / "report" / "index.html").exists()
 
 
-def test_the_brain_is_predicted_and_the_shuffled_control_is_not(demo: tuple[Path, Result]) -> None:
-    scores, control = found(demo)["brain"], found(demo)["control_r2"]
+def test_the_brain_is_predicted_and_the_controls_do_not(demo: tuple[Path, Result]) -> None:
+    scores, targets = found(demo)["brain"], found(demo)["targets"]
     assert scores["PPA"]["r2_of_ceiling"] > 0.5
     assert scores["V4"]["r2_of_ceiling"] > 0.2
-    assert scores["all"]["r2"] > control + 0.1
-    assert control < 0.02
+    for control in ("shuffled", "random"):
+        assert targets[control]["R2"] < 0.02
+        assert min(targets[name]["R2"] for name in ("brain", "consensus", "both")) > targets[control]["R2"] + 0.05
 
 
 def test_models_agree_on_a_token_only_after_alignment(demo: tuple[Path, Result]) -> None:
-    means = found(demo)["between_models"]
+    means, targets = found(demo)["between_models"], found(demo)["targets"]
     assert abs(means["before"]) < 0.05
-    assert means["after"] > means["before"] + 0.05
+    assert means["after"] > means["before"] + 0.15
+    assert targets["consensus"]["cosine between models"] > targets["brain"]["cosine between models"] + 0.05
+    assert targets["consensus"]["slot share"] < targets["brain"]["slot share"]
 
 
-def test_the_control_is_the_same_fit_and_stands_beside_before_and_after(demo: tuple[Path, Result]) -> None:
-    means, text = found(demo)["between_models"], demo[1].err
-    assert f"{means['after']:.2f} after it, {means['control']:.2f} after the control" in text
+def test_the_table_of_targets_is_read_from_their_stores(demo: tuple[Path, Result]) -> None:
+    targets = found(demo)["targets"]
+    assert list(targets) == list(TARGETS)
+    for name, column in targets.items():
+        fit, joint = (open_store(demo[0] / f"{path}.zarr").record["summary"] for path in (name, f"{name}-joint"))
+        scores = fit["scores"]["all"]
+        assert [column["R2"], column["r"]] == [scores["r2"], scores["r"]]
+        assert column["slot share"] == joint["shares"]["all"]["slot"]
+        run = list(found(demo)["figure"]["miou"]).index(name)
+        assert column["figure mIoU"] == pytest.approx(open_store(demo[0] / "figure.zarr").read("runs/miou")[run].mean())
+        row = next(line for line in demo[1].err.splitlines() if line.strip().startswith("R2 "))
+        assert f"{column['R2']:.3f}" in row
+    text = (demo[0] / "report" / "index.html").read_text(encoding="utf-8")
+    assert "What each space is worth" in text
+
+
+def test_every_space_stands_beside_the_shown_one(demo: tuple[Path, Result]) -> None:
     for scores in (found(demo)["figure"], found(demo)["classes"]):
-        assert list(scores["miou"]) == ["after", "before", "control"]
-        assert compare_runs(scores["miou"], "after", "control") in text
-    stores = [open_store(demo[0] / f"{name}.zarr") for name in ("alignment", "control")]
-    differ = {key for key, value in stores[0].record["params"].items() if stores[1].record["params"][key] != value}
-    assert differ == {"control"}
+        assert list(scores["miou"]) == ["consensus", "brain", "both", "shuffled", "random", "unaligned"]
+        for name in list(scores["miou"])[1:]:
+            assert compare_runs(scores["miou"], "consensus", name) in demo[1].err
+    assert average_over_slots({"a": [0.0, 1.0], "b": [0.5, 0.5]}) == 0.5
+
+
+def test_fits_differ_in_their_target_alone(demo: tuple[Path, Result]) -> None:
+    stores = {name: open_store(demo[0] / f"{name}.zarr") for name in TARGETS}
+    for name, store in stores.items():
+        wanted = stores["brain"].record["params"]
+        differ = {key for key, value in store.record["params"].items() if wanted[key] != value}
+        assert differ == {"brain": set(), "consensus": {"target"}, "both": {"target"}}.get(name, {"control"})
 
 
 def test_each_score_names_the_classes_that_its_masks_have(demo: tuple[Path, Result]) -> None:
@@ -82,15 +106,16 @@ def test_what_is_said_of_two_runs_follows_their_scores() -> None:
     )
 
 
-def test_the_commands_of_fit_and_control_differ_in_the_control_alone(tmp_path: Path) -> None:
+def test_the_commands_of_the_fits_differ_in_their_target_alone(tmp_path: Path) -> None:
     fits = [step.arguments for step in plan_steps(tmp_path, DemoParams()) if step.arguments[0] == "align"]
-    fit, control = ([word for word in words if not word.endswith(".zarr")] for words in fits)
-    assert control == [*fit, "--control", "shuffle"]
+    kept = [[word for word in words if not word.endswith(".zarr")] for words in fits]
+    common = kept[0][: -len(TARGETS["brain"])]
+    assert kept == [[*common, *target] for target in TARGETS.values()]
 
 
 def test_figure_and_ground_part_better_than_by_colour_and_by_other_masks(demo: tuple[Path, Result]) -> None:
     scores = found(demo)["figure"]
-    best = max(max(layers) for layers in scores["miou"]["after"].values())
+    best = max(max(layers) for layers in scores["miou"]["consensus"].values())
     assert best > scores["shuffled"] + 0.05
     assert best > score_of_colours(demo[0] / "world") + 0.03
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from aligncut_cli.maths.response_scores import average_over_rois
-from aligncut_cli.stages.blocks import Files, PageBlock, Section, table_block
+from aligncut_cli.stages.blocks import Files, PageBlock, Section, name_of, table_block
 from aligncut_cli.store.kinds.alignment import CEILING, CONSENSUS_R2, R2, RIDGE_R, RIDGE_R2, Alignment, R
 from aligncut_cli.store.read import Store
 from aligncut_cli.viz.page import finite
@@ -98,10 +100,27 @@ def _describe_consensus(alignment: Alignment) -> list[PageBlock]:
     ]
 
 
+def compare_alignments(stores: Sequence[Store]) -> list[PageBlock]:
+    """Tabulate what each space is worth; a row that no store can fill is left out."""
+    summaries = [store.record.get("summary", {}) for store in stores]
+    kept = [summary.get("eq10", {}).get("as kept", {}) for summary in summaries]
+    everywhere = [(summary.get("scores") or {}).get("all", {}) for summary in summaries]
+    figures = {
+        "R²": [scores.get("r2") for scores in everywhere],
+        "r": [scores.get("r") for scores in everywhere],
+        "cosine of one token between models": [summary.get("between_models") for summary in summaries],
+        "L_eigen": [loss.get("validation_eigen") for loss in kept],
+    }
+    rows = [[name, *values] for name, values in figures.items() if any(value is not None for value in values)]
+    about = "R² and r are of test images; the rest of validation images, which chose epoch and penalties."
+    return [table_block(f"What each space is worth. {about}", ["", *map(name_of, stores)], rows, open=True)]
+
+
 SECTION = Section(
     "brain",
     "The universal space",
     "How well the aligned features predict responses to images that were held out, by ROI.",
     describe_alignment,
     lambda store: store.kind == "alignment",
+    compare_alignments,
 )

@@ -64,11 +64,13 @@ def make_sections(stores: Sequence[Store], staging: Path) -> list[dict[str, Any]
     files = Files(staging)
     sections = []
     for section in SECTIONS:
+        wanted = [store for store in stores if section.wanted(store)]
         parts = [
             {"name": name_of(store), "controls": collect_controls(store), "blocks": section.describe(store, files)}
-            for store in stores
-            if section.wanted(store)
+            for store in wanted
         ]
+        if section.overview is not None and len(wanted) > 1:
+            parts.insert(0, {"name": "Side by side", "controls": [], "blocks": section.overview(wanted)})
         parts = [part for part in parts if part["blocks"]]
         if parts:
             sections.append({"id": section.id, "title": section.title, "lead": section.lead, "parts": parts})
