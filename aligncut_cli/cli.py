@@ -29,6 +29,7 @@ from aligncut_cli.params import (
     ConceptsParams,
     DemoParams,
     EigsParams,
+    ExportParams,
     ExtractParams,
     RenderParams,
     ReportParams,
@@ -646,6 +647,29 @@ def inspect(
         console.result_json(found)
     else:
         console.result(escape(as_text(found)))
+
+
+@app.command(rich_help_panel="Look")
+@takes(ExportParams, output="File to write: .npy, .npz, .csv or .parquet.")
+@stage
+def export(
+    store: Annotated[str, typer.Argument(metavar="STORE", help="Any store, or - to read its path from a pipe.")],
+    *,
+    params: ExportParams,
+    options: RunOptions,
+    console: Console,
+) -> Outcome:
+    """Write one array of a store as one file, for those who want no Zarr.
+
+    Example: [bold]aligncut export e.zarr -o eigvecs.npy[/bold]
+
+    Example: [bold]aligncut export f.zarr -o clip-5.npy --array tokens --model clip --layer 5[/bold]
+
+    The file holds float32, a row per token, image, slot or voxel; FILE.ids.csv says what each row is.
+    """
+    from aligncut_cli.stages.export.run import run as run_export
+
+    return run_export(read_piped_path(store), params, options, console)
 
 
 @app.command(rich_help_panel="Look")

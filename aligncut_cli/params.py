@@ -289,6 +289,18 @@ class ReportParams(StageParams):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExportParams(StageParams):
+    """Parameters of `export`."""
+
+    array: str | None = knob(
+        None,
+        "tokens, pooled, eigvecs, rgb, coords, labels, scores, or an array's path; otherwise the store's usual one.",
+    )
+    model: str | None = knob(None, "Only the nodes of this model.")
+    layer: int | None = knob(None, "Only the nodes of this layer.", at_least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class TransitionsParams(MaskParams):
     """Parameters of `transitions`."""
 
