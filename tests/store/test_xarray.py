@@ -21,9 +21,10 @@ KIND_OF = {  # what is made below, and of which kind it is
     "features": "features",
     "features of sampled tokens": "features",
     "alignment": "alignment",
+    "consensus of several fits": "alignment",
     "mapped features": "features",
     "eigs": "eigs",
-    "orthogonal eigs": "eigs",
+    "orthogonal eigs of centred slots": "eigs",
     "tsne": "tsne",
     "segments": "segments",
     "segments of several runs": "segments",
@@ -48,17 +49,22 @@ def stores(
     fit += ["--epochs", 1, "--nodes", 30]
     np.save(folder / "ceiling.npy", np.linspace(0.1, 0.9, 9).astype(np.float32))
     fit += ["--noise-ceiling", folder / "ceiling.npy"]
-    alignment = done("align", features, "-o", folder / "a.zarr", *fit, "--validation-share", 0.2, "--test-share", 0.2)
+    fit += ["--validation-share", 0.2, "--test-share", 0.2]
+    alignment = done("align", features, "-o", folder / "a.zarr", *fit)
     return {
         "features": features,
         "features of sampled tokens": done(
             "extract", photos, "-o", folder / "fs.zarr", *TINY, "--workers", 0, "--sample-tokens", 5
         ),
         "alignment": alignment,
+        "consensus of several fits": done(
+            "align", features, "-o", folder / "c.zarr", *fit, "--target", "both", "--seeds", 2
+        ),
         "mapped features": done("align", features, "--apply", alignment, "-o", folder / "u.zarr"),
         "eigs": eigs,
-        "orthogonal eigs": done(
-            "eigs", features, "-o", folder / "o.zarr", "--n-eig", 3, "--n-sample", 50, "--orthogonalize"
+        "orthogonal eigs of centred slots": done(
+            *("eigs", features, "-o", folder / "o.zarr", "--n-eig", 3, "--n-sample", 50),
+            *("--orthogonalize", "--centre", "slot"),
         ),
         "tsne": tsne,
         "segments": done("segment", eigs, "-o", folder / "s.zarr", *masks),
