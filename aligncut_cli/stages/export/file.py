@@ -1,7 +1,7 @@
 """The run protocol for an output that is one file, with its ids and its record beside it.
 
-`FILE` is only there when it is whole, and then `FILE.ids.csv` and `FILE.aligncut.json` are its own: these two take
-their names first, and a file that is replaced goes before they do. Work goes into `FILE.wip`, as everywhere.
+`FILE` is only there when it is whole, and then `FILE.ids.csv` and `FILE.aligncut.json` are its own: what is replaced
+goes first, then these two take their names, and the file is last. Work goes into `FILE.wip`, as everywhere.
 """
 
 from __future__ import annotations
@@ -104,7 +104,8 @@ class FileWork(Work):
         else:
             self._require_free()
         self.place.void()  # from here on the place of work lacks what has its name already
-        remove(self.output)
+        for path in (self.output, beside(self.output, IDS)):
+            remove(path)
         for path in (beside(self.output, RECORD), beside(self.output, IDS), self.output):
             os.replace(self.staging / path.name, path)
         sync(self.output.absolute().parent)

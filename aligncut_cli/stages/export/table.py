@@ -226,14 +226,12 @@ def open_table(store: Store, params: ExportParams) -> Table:
     if name not in available:
         asked = f"has no array {name!r}" if name else "has no usual array to export"
         raise UsageError(f"{store.path} {asked}", do=f"Give --array one of: {', '.join(available)}.")
-    if name == SCORES or "/" in name:
+    if not any(store.has(f"{model}/{name}") for model in store.record["models"]):
         if params.model is not None or params.layer is not None:
             raise UsageError(
                 f"{name} is not chosen by model and layer", do="Leave --model and --layer out; the ids name them."
             )
         return _score_table(store) if name == SCORES else _whole_table(store, name)
-    if "/" not in name and not any(store.has(f"{model}/{name}") for model in store.record["models"]):
-        return _whole_table(store, name)
     return NodeTable(store, name, _choose_slots(store, params))
 
 
