@@ -18,7 +18,7 @@ COVERAGE = 0.95
 
 @dataclass(frozen=True)
 class Interval:
-    """The central 95 % of a score over the draws, None where no draw has a score."""
+    """Where the score may lie with 95 % confidence, None where there is none."""
 
     low: float | None
     high: float | None
@@ -43,15 +43,17 @@ def bootstrap_rois(
 ) -> RoiIntervals:
     """Intervals of the mean R^2 and r over each ROI's voxels, over images drawn anew.
 
-    Both scores follow from weighted sums over images, so a draw costs a row of a matrix product and no copy.
+    Both scores follow from weighted sums over images, so a draw costs a row of a matrix product and no copy. A draw has
+    fewer different images, which lowers R^2; so an interval is laid about the score of all images (`centre_on_score`).
 
     predicted, measured : (images, voxels)
     rois                : name -> (voxels,)
     """
-    counts = draw_counts(len(measured), n_draws=n_draws, seed=seed)
+    once = np.ones((1, len(measured)))
+    counts = np.concatenate([once, draw_counts(len(measured), n_draws=n_draws, seed=seed)])
     n_voxels = measured.shape[1]
     masks = {**rois, "all": np.ones(n_voxels, np.bool_)}
-    sums = {name: np.zeros((2, n_draws)) for name in masks}
+    sums = {name: np.zeros((2, 1 + n_draws)) for name in masks}
     for start in range(0, n_voxels, _VOXELS_PER_BLOCK):
         part = slice(start, start + _VOXELS_PER_BLOCK)
         scores = _score_draws(counts, predicted[:, part].astype(np.float64), measured[:, part].astype(np.float64))
@@ -81,7 +83,16 @@ def _score_draws(counts: Double, predicted: Double, measured: Double) -> tuple[D
     return r2, np.clip(r, -1, 1)
 
 
+def centre_on_score(values: Double, confidence: float) -> tuple[Double, Double]:
+    """Low and high of scores: the central share of the draws, moved so that their median is the score of all images.
+
+    values : (1 + draws, ...), the first of all images once
+    """
+    edge = (1 - confidence) / 2
+    low, median, high = np.quantile(values[1:], [edge, 0.5, 1 - edge], axis=0)
+    return values[0] + low - median, values[0] + high - median
+
+
 def _central(values: Double) -> Interval:
-    tail = (1 - COVERAGE) / 2
-    low, high = np.quantile(values, [tail, 1 - tail])
+    low, high = centre_on_score(values, COVERAGE)
     return Interval(float(low), float(high))

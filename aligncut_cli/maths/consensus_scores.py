@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from aligncut_cli.maths.bootstrap import centre_on_score, draw_counts
 from aligncut_cli.maths.consensus_targets import average_others, sum_present_weights
 from aligncut_cli.maths.sampled_tokens import SampledTokens
 from aligncut_cli.maths.slot_ridge import RowReader, map_rows
@@ -75,7 +76,7 @@ def score_consensus(
     """
     sums = _sum_images(tokens, maps, predictors, means, weights, reader)
     n_images = len(sums.tokens)
-    counts = np.concatenate([np.ones((1, n_images)), _draw_images(n_images, draws, seed)])
+    counts = np.concatenate([np.ones((1, n_images)), draw_counts(n_images, n_draws=draws, seed=seed)])
     between, within = sums.count_shared(counts, weights)
     missed, varied = sums.count_errors(counts)
     slot_r2 = _explained(missed.sum(axis=2), varied.sum(axis=2))
@@ -188,12 +189,6 @@ def _sum_images(
     )
 
 
-def _draw_images(n_images: int, draws: int, seed: int) -> Array:
-    """How often each image is drawn in each bootstrap sample; (draws, images)."""
-    rng = np.random.default_rng([seed, 7])
-    return rng.multinomial(n_images, np.full(n_images, 1 / n_images), size=draws).astype(np.float64)
-
-
 def _divide(above: Array, below: Array) -> Array:
     """Quotient, 0 where nothing varies."""
     return np.where(below > 0, above / np.where(below > 0, below, 1), 0.0)
@@ -206,6 +201,5 @@ def _explained(missed: Array, varied: Array) -> Array:
 
 def _make_interval(values: Array, confidence: float) -> Interval:
     """(1 + draws, k), the first row of all images once."""
-    edge = (1 - confidence) / 2
-    low, high = np.quantile(values[1:], [edge, 1 - edge], axis=0) if len(values) > 1 else (values[0], values[0])
+    low, high = centre_on_score(values, confidence) if len(values) > 1 else (values[0], values[0])
     return Interval(values[0], low, high)
