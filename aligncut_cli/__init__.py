@@ -5,6 +5,8 @@ from typing import Any
 __version__ = "0.1.0"
 
 LAZY = {
+    "NormalizedCut": "aligncut_cli.api.normalized_cut",
+    "SpectralTSNE": "aligncut_cli.api.spectral_tsne",
     "open_store": "aligncut_cli.api.tree",
     "run": "aligncut_cli.api.stages",
 }

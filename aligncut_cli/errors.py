@@ -26,13 +26,13 @@ def _rebuild(kind: type[AlignCutError], what: str, why: str, do: str) -> AlignCu
     return kind(what, why=why, do=do)
 
 
-class UsageError(AlignCutError):
+class UsageError(AlignCutError, ValueError):
     """An option or argument that cannot be meant (exit 2)."""
 
     exit_code = 2
 
 
-class BadInput(AlignCutError):
+class BadInput(AlignCutError, ValueError):
     """An input that is missing, of the wrong kind, corrupt or inconsistent (exit 3)."""
 
     exit_code = 3

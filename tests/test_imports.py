@@ -72,6 +72,7 @@ def test_there_is_no_circle_even_among_imports_inside_functions() -> None:
         ("brain", {"brain", "images", "errors", "digests"}),
         ("models", {"models", "maths", "errors", "digests"}),
         ("store", {"store", "errors", "controls", "digests", "params", "console", "machine", "__init__"}),
+        ("api", {"api", "maths", "viz", "store", "stages", "errors", "params", "console", "machine"}),
         ("params", {"errors"}),
         ("console", {"errors"}),
         ("errors", set()),
@@ -85,6 +86,12 @@ def test_each_room_imports_only_what_lies_below_it(package: str, allowed: set[st
         for other in OURS[name]:
             room = other.split(".")[1] if "." in other else "__init__"
             assert room in allowed, f"{name} imports {other}"
+
+
+def test_nothing_imports_the_python_api_which_the_package_looks_up_by_name() -> None:
+    for name, others in OURS.items():
+        if name not in inside("aligncut_cli.api"):
+            assert not others & set(inside("aligncut_cli.api")), name
 
 
 def test_the_command_line_reaches_stages_through_their_light_files_only() -> None:

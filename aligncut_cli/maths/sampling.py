@@ -18,6 +18,10 @@ _MIX_2 = np.uint64(0x94D049BB133111EB)
 # Farthest points are chosen among this many candidates between two updates of all distances.
 _CANDIDATES = 2048
 _DISTANCE_ROWS = 4096
+# Farthest points of a graph are chosen among this many times as many uniform ones, in a random projection.
+FPS_POOL, FPS_DIMS = 4, 32
+# Rows of a table that one hash is drawn for; a piece of the stream, not a parameter of the sample.
+_ROWS_PER_KEY = 1 << 16
 # Distances that differ by less than this share are equal: rounding must not decide which index comes first.
 _SAME = 1e-12
 
@@ -103,6 +107,34 @@ class SmallestKeys:
         self._keys, self._nodes, self._held = [keys], [nodes], len(keys)
         if self._held == self.n_sample:
             self._limit = keys[-1]
+
+
+def draw_rows(n_rows: int, n_sample: int, *, seed: int) -> NDArray[np.int64]:
+    """Draw rows of one table uniformly without replacement: (min(m, n),) int64, ascending.
+
+    n_rows   : n
+    n_sample : m, at least 1; all rows where there are no more
+    """
+    smallest = SmallestKeys(n_sample)
+    for low in range(0, n_rows, _ROWS_PER_KEY):
+        piece = np.array([stable_hash(seed, "rows", low)], dtype=np.uint64)
+        smallest.add(node_keys(piece, stable_hash(seed, "rows"), min(_ROWS_PER_KEY, n_rows - low)), low)
+    return smallest.result()
+
+
+def choose_farthest(unit_rows: NDArray[np.float32], n_sample: int, *, seed: int) -> NDArray[np.int64]:
+    """Choose rows of a pool by farthest points, in a random projection to FPS_DIMS where they have more channels.
+
+    unit_rows : (n, D)
+    seed      : of the projection
+    returns   : (n_sample,) indices, ascending
+    """
+    points, dim = unit_rows, unit_rows.shape[1]
+    if dim > FPS_DIMS:
+        projection = np.random.default_rng(seed).standard_normal((dim, FPS_DIMS))
+        points = unit_rows @ (projection / np.sqrt(FPS_DIMS)).astype(np.float32)
+    chosen: NDArray[np.int64] = np.sort(farthest_point_sample(torch.from_numpy(points), n_sample, start=0).numpy())
+    return chosen
 
 
 def farthest_point_sample(points: torch.Tensor, n_sample: int, *, start: int) -> torch.Tensor:

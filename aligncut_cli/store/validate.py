@@ -42,7 +42,7 @@ def read_json(file: Path) -> dict[str, Any]:
         if not stat.S_ISREG(file.stat().st_mode):
             raise BadInput(f"{file} is not readable: it is no file", do=AGAIN)
         content = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, BadInput):
         raise
     except (OSError, ValueError, RecursionError) as error:
         raise BadInput(f"{file} is not readable: {error or type(error).__name__}", do=AGAIN) from error

@@ -17,13 +17,14 @@ from aligncut_cli.maths.device import free_memory, resolve_device
 from aligncut_cli.maths.eigensolve import estimate_solver_memory, solve_normalized_cut
 from aligncut_cli.maths.neighbours import choose_search
 from aligncut_cli.maths.propagate import gram, orthogonalizer
+from aligncut_cli.maths.sampling import FPS_POOL
 from aligncut_cli.maths.variance_shares import mean_shares
 from aligncut_cli.params import EigsParams, RunOptions
 from aligncut_cli.stages.eigs.basis import copy_solution, find_groups
 from aligncut_cli.stages.eigs.carry import EXTENSIONS, Extension, SolvedSample
 from aligncut_cli.stages.eigs.check import check_residual
 from aligncut_cli.stages.eigs.layout import Layout
-from aligncut_cli.stages.eigs.sample import FPS_POOL, sample_graph
+from aligncut_cli.stages.eigs.sample import sample_graph
 from aligncut_cli.stages.eigs.shares import create_sums, measure_shares, write_sums
 from aligncut_cli.stages.space import FeatureSpace
 from aligncut_cli.store.kinds.base import create_node_arrays, put_images

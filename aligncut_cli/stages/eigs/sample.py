@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from aligncut_cli.console import Console
 from aligncut_cli.errors import BadInput
-from aligncut_cli.maths.sampling import farthest_point_sample
+from aligncut_cli.maths.sampling import FPS_POOL, choose_farthest
 from aligncut_cli.stages.sample import choose_nodes, iterate_rows
 from aligncut_cli.stages.space import FeatureSpace
 from aligncut_cli.store.nodes import Slot
-
-FPS_POOL, FPS_DIMS = 4, 32
 
 
 def gather_unit_rows(
@@ -45,9 +42,5 @@ def sample_graph(
     rows = gather_unit_rows(space, slots, nodes, dim=dim, console=console, label="sample")
     if method != "fps":
         return nodes, rows
-    points = rows
-    if dim > FPS_DIMS:
-        projection = np.random.default_rng(seed).standard_normal((dim, FPS_DIMS))
-        points = rows @ (projection / np.sqrt(FPS_DIMS)).astype(np.float32)
-    chosen = np.sort(farthest_point_sample(torch.from_numpy(points), count, start=0).numpy())
+    chosen = choose_farthest(rows, count, seed=seed)
     return nodes[chosen], rows[chosen]
