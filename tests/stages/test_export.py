@@ -167,6 +167,26 @@ def test_what_is_not_there_is_refused_with_what_is(eigs: Path, tmp_path: Path, f
     assert not list(tmp_path.iterdir())
 
 
+def test_an_array_at_the_root_is_not_taken_for_a_models(tsne: Path, tmp_path: Path) -> None:
+    slots = ["--from", "tiny:0", "--to", "tiny:1", "--along", "pair"]
+    store = done("transitions", tsne, "-o", tmp_path / "x.zarr", *slots)
+    found = np.load(done("export", store, "-o", tmp_path / "r.npy", "--array", "radius"))
+    np.testing.assert_array_equal(found[:, 0], zarr.open_group(store, mode="r")["radius"][...].astype(np.float32))
+    along = np.load(done("export", store, "-o", tmp_path / "p.npy", "--array", "pair/radius"))
+    assert along.shape == (3, 1)
+
+
+def test_whole_numbers_that_float32_would_round_are_refused(
+    eigs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = zarr.open_group(eigs, mode="r")["sample/node"][...]
+    np.testing.assert_array_equal(
+        np.load(done("export", eigs, "-o", tmp_path / "n.npy", "--array", "sample/node")), nodes
+    )
+    monkeypatch.setattr("aligncut_cli.stages.export.table.EXACT", int(nodes.max()) - 1)
+    assert aligncut("export", eigs, "-o", tmp_path / "m.npy", "--array", "sample/node").code == 2
+
+
 def test_a_name_that_says_no_format_is_refused(eigs: Path, tmp_path: Path) -> None:
     assert aligncut("export", eigs, "-o", tmp_path / "x.mat").code == 2
 

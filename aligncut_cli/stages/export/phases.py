@@ -19,8 +19,8 @@ from aligncut_cli.store.read import Store, collect_controls
 from aligncut_cli.store.run import Outcome, Plan
 
 PROCESS_BYTES = 300_000_000
-ID_BYTES, CELL_BYTES = 60, 40
-"""Bytes of a row's ids in text, and of a cell while a block is written as text."""
+ID_BYTES, NUMBER_BYTES, TEXT_BYTES = 60, 24, 80
+"""Bytes of a row's ids in text, and of a cell while blocks are read ahead and written as numbers or as text."""
 
 
 class ExportStage:
@@ -38,9 +38,9 @@ class ExportStage:
         """Return what a block needs, and the file with its ids."""
         rows, width = self.table.n_rows, len(self.table.columns)
         largest = max(map(self.table.n_block_rows, self.table.blocks), default=0)
-        cell = 4 if self.ending in (".npy", ".npz") else 12
+        cell, cell_memory = (12, TEXT_BYTES) if self.ending == ".csv" else (4, NUMBER_BYTES)
         return Plan(
-            memory=PROCESS_BYTES + largest * (width * CELL_BYTES + 4 * ID_BYTES),
+            memory=PROCESS_BYTES + largest * (width * cell_memory + 4 * ID_BYTES),
             disk=rows * (width * cell + ID_BYTES),
             notes={"array": self.table.name, "rows": rows, "columns": width},
         )

@@ -6,7 +6,7 @@ import csv
 import io
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -31,6 +31,9 @@ USUAL = {
     "segments": ("labels",),
 }
 """What is exported of each kind where nothing is asked for, the first that is there."""
+
+EXACT = 2**24
+"""Up to here float32 holds every whole number."""
 
 
 def write_cells(cells: Sequence[object]) -> str:
@@ -183,10 +186,12 @@ def _score_table(store: Store) -> SmallTable:
 def _whole_table(store: Store, path: str) -> SmallTable:
     """Return an array of any other axes: a row per place on all but its last, the last as columns."""
     array = store.array(path)
-    if array.dtype.kind not in "biuf":
-        raise UsageError(f"{path} holds text, not numbers", do="Export another array.")
     axes = [str(axis) for axis in array.metadata.dimension_names or ()]  # type: ignore[union-attr]
     values = store.read(path)
+    if array.dtype.kind in "iu" and (np.abs(values) > EXACT).any():
+        raise UsageError(
+            f"{path} holds whole numbers above {EXACT:,}, which float32 would round", do="Read it with open_store."
+        )
     own = path.rpartition("/")[2]
     if values.ndim == 1:
         values, axes, columns = values[:, None], [*axes, ""], [own]
@@ -199,21 +204,25 @@ def _whole_table(store: Store, path: str) -> SmallTable:
     return SmallTable(path, tuple(axes[:-1]), columns, cells, values.reshape(len(cells), len(columns)))
 
 
-def list_arrays(store: Store) -> Iterator[str]:
-    """Give what --array takes of a store: arrays of every model by their own name, `scores`, others by their path."""
+def list_arrays(store: Store) -> dict[str, bool]:
+    """Return what --array takes of a store, and whether that is over nodes or images.
+
+    These are arrays of every model by their own name, `scores`, and others by their path.
+    """
     import zarr
 
     models = set(store.record["models"])
-    seen = set()
+    found = {}
     for path, node in store.group.members(max_depth=None):
         if isinstance(node, zarr.Array) and node.dtype.kind in "biuf":
             group, _, own = path.partition("/")
-            names = getattr(node.metadata, "dimension_names", None) or ()
-            name = own if group in models and tuple(names[:2]) == ("layer", "image") else path
-            seen.add(name)
+            axes = getattr(node.metadata, "dimension_names", None) or ()
+            by_node = group in models and tuple(axes[:2]) == ("layer", "image")
+            found[own if by_node else path] = by_node
             if group == SCORES:
-                seen.add(SCORES)
-    yield from sorted(name for name in seen if not name.startswith(ROI.name.partition("/")[0] + "/"))
+                found[SCORES] = False
+    membership = ROI.name.partition("/")[0] + "/"  # which the ids of voxels name
+    return {name: found[name] for name in sorted(found) if not name.startswith(membership)}
 
 
 def open_table(store: Store, params: ExportParams) -> Table:
@@ -221,18 +230,18 @@ def open_table(store: Store, params: ExportParams) -> Table:
 
     raises : UsageError that lists the arrays where the one asked for is not there
     """
-    available = list(list_arrays(store))
+    available = list_arrays(store)
     name = params.array or next((name for name in USUAL.get(store.kind, ()) if name in available), None)
     if name not in available:
         asked = f"has no array {name!r}" if name else "has no usual array to export"
         raise UsageError(f"{store.path} {asked}", do=f"Give --array one of: {', '.join(available)}.")
-    if not any(store.has(f"{model}/{name}") for model in store.record["models"]):
-        if params.model is not None or params.layer is not None:
-            raise UsageError(
-                f"{name} is not chosen by model and layer", do="Leave --model and --layer out; the ids name them."
-            )
-        return _score_table(store) if name == SCORES else _whole_table(store, name)
-    return NodeTable(store, name, _choose_slots(store, params))
+    if available[name]:
+        return NodeTable(store, name, _choose_slots(store, params))
+    if params.model is not None or params.layer is not None:
+        raise UsageError(
+            f"{name} is not chosen by model and layer", do="Leave --model and --layer out; the ids name them."
+        )
+    return _score_table(store) if name == SCORES else _whole_table(store, name)
 
 
 def _choose_slots(store: Store, params: ExportParams) -> list[Slot]:
