@@ -5,6 +5,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 LAZY = {
+    "ChannelAlignment": "aligncut_cli.api.channel_alignment",
     "NormalizedCut": "aligncut_cli.api.normalized_cut",
     "SpectralTSNE": "aligncut_cli.api.spectral_tsne",
     "open_store": "aligncut_cli.api.tree",

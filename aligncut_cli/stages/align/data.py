@@ -57,6 +57,23 @@ def list_jobs(params: AlignParams) -> list[Job]:
     ]
 
 
+def choose_tokens(ids: Sequence[str], places: Index, count: int, *, n_tokens: int, seed: int) -> Index:
+    """Choose tokens for the regularizers, the same for every slot; seed and image id decide.
+
+    ids     : of every image
+    places  : which of the images may be taken
+    count   : of images, at most
+    returns : (n, 2) image and token, the image ascending
+    """
+    order = np.argsort([stable_hash(seed, "nodes", ids[place]) for place in places], kind="stable")
+    chosen = []
+    for place in np.sort(places[order[:count]]):
+        rng = np.random.default_rng([seed, int(stable_hash(seed, ids[place]))])
+        tokens = np.sort(rng.choice(n_tokens, size=min(NODE_TOKENS, n_tokens), replace=False))
+        chosen.append(np.stack([np.full(len(tokens), place), tokens], axis=1))
+    return np.concatenate(chosen)
+
+
 class FeatureData:
     """Features of the images that take part, and how these are split.
 
@@ -138,17 +155,8 @@ class FeatureData:
         )
 
     def _choose_tokens(self, images: Index, count: int) -> Index:
-        """Return (n, 2): image in the store and token, the same for every slot; seed and image id decide."""
-        seed, ids = self.params.seed, self.features.ids
-        places = self.rows[images]
-        order = np.argsort([stable_hash(seed, "nodes", ids[place]) for place in places], kind="stable")
         n_tokens = min(model.n_tokens for model in self.models)
-        chosen = []
-        for place in np.sort(places[order[:count]]):
-            rng = np.random.default_rng([seed, int(stable_hash(seed, ids[place]))])
-            tokens = np.sort(rng.choice(n_tokens, size=min(NODE_TOKENS, n_tokens), replace=False))
-            chosen.append(np.stack([np.full(len(tokens), place), tokens], axis=1))
-        return np.concatenate(chosen)
+        return choose_tokens(self.features.ids, self.rows[images], count, n_tokens=n_tokens, seed=self.params.seed)
 
     def _read_tokens(self, model: ModelAxes, places: Index) -> NDArray[np.float16]:
         """Read tokens of every layer, (layers, n, D_i); places (n, 2) are ascending in the image."""

@@ -32,6 +32,7 @@ from aligncut_cli.maths.centring import CentredMaps
 from aligncut_cli.maths.encoding import AlignmentMaps, iterate_slots, predict_from_pooled
 from aligncut_cli.maths.ridge import RidgeFit, choose_penalty, decompose_kernel, measure_slot, predict_by_ridge
 from aligncut_cli.maths.split_images import ImageSplit
+from aligncut_cli.params import AlignParams
 from aligncut_cli.stages.align.data import Float, Index, NodeSample
 from aligncut_cli.store.kinds.alignment import VOXELS_PER_BLOCK
 
@@ -187,6 +188,25 @@ class Checkpoint:
             return None
         self.console.note(f"going on after epoch {len(record['history']) - 1}")
         return state
+
+
+def fit_settings(params: AlignParams, seed: int) -> FitSettings:
+    """Return how Eq. 10 is minimized by the parameters of `align`; a consensus keeps its start."""
+    return FitSettings(
+        lambda_eigen=params.lambda_eigen,
+        lambda_zero=params.lambda_zero,
+        lambda_cov=params.lambda_cov,
+        n_nodes=params.nodes,
+        n_kept=params.eigenvectors,
+        batch_images=params.batch_images,
+        epochs=0 if params.target == "consensus" else params.epochs,
+        patience=params.patience,
+        tolerance=params.tolerance,
+        select=params.select,
+        learning_rate=params.learning_rate,
+        weight_decay=params.weight_decay,
+        seed=seed,
+    )
 
 
 def fit_alignment(

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from aligncut_cli.brain.join import suspect_pairing
 from aligncut_cli.brain.responses import load_responses
 from aligncut_cli.console import Console
-from aligncut_cli.maths.alignment_fit import AlignmentFit, FitSettings, restore_units
+from aligncut_cli.maths.alignment_fit import AlignmentFit, restore_units
 from aligncut_cli.maths.alignment_start import AlignmentStart
 from aligncut_cli.maths.device import resolve_device
 from aligncut_cli.maths.encoding import AlignmentMaps, average_slots
@@ -24,7 +24,7 @@ from aligncut_cli.params import AlignParams, RunOptions
 from aligncut_cli.stages.align.consensus import estimate_memory, format_consensus
 from aligncut_cli.stages.align.consensus_phases import find_fold_consensus, write_consensus
 from aligncut_cli.stages.align.data import NODE_IMAGES, NODE_TOKENS, AlignmentData, Job, list_jobs
-from aligncut_cli.stages.align.fit import Checkpoint, FitData, fit_alignment
+from aligncut_cli.stages.align.fit import Checkpoint, FitData, fit_alignment, fit_settings
 from aligncut_cli.stages.align.scores import (
     Predictions,
     choose_shown_voxels,
@@ -168,7 +168,7 @@ class AlignStage:
         """Make one fit from its checkpoint or its start, keep its maps, and what it predicts of the test images."""
         fit = fit_alignment(
             data,
-            self._settings(job.seed),
+            fit_settings(self.params, job.seed),
             start=lambda: self._start(job, data),
             centre=self.params.centre,
             checkpoint=Checkpoint(self.work.scratch / f"fit-{job.number}.safetensors", self.console),
@@ -211,23 +211,6 @@ class AlignStage:
         tensors = {model.name: weight for model, weight in zip(self.data.models, maps.weights, strict=True)}
         save_file(tensors, self.work.scratch / f"consensus-{fold}.safetensors")
         write_json(self.work.wip / f"consensus-{fold}.json", maps.record)
-
-    def _settings(self, seed: int) -> FitSettings:
-        return FitSettings(
-            lambda_eigen=self.params.lambda_eigen,
-            lambda_zero=self.params.lambda_zero,
-            lambda_cov=self.params.lambda_cov,
-            n_nodes=self.params.nodes,
-            n_kept=self.params.eigenvectors,
-            batch_images=self.params.batch_images,
-            epochs=0 if self.params.target == "consensus" else self.params.epochs,
-            patience=self.params.patience,
-            tolerance=self.params.tolerance,
-            select=self.params.select,
-            learning_rate=self.params.learning_rate,
-            weight_decay=self.params.weight_decay,
-            seed=seed,
-        )
 
     def _write_maps(self, job: Job, maps: AlignmentMaps) -> None:
         weights = dict(zip(self.data.features.axes.names, (w.cpu().numpy() for w in maps.weights), strict=True))
