@@ -69,8 +69,7 @@ def test_the_table_of_targets_is_read_from_their_stores(demo: tuple[Path, Result
         assert column["figure mIoU"] == pytest.approx(open_store(demo[0] / "figure.zarr").read("runs/miou")[run].mean())
         row = next(line for line in demo[1].err.splitlines() if line.strip().startswith("R2 "))
         assert f"{column['R2']:.3f}" in row
-    text = (demo[0] / "report" / "index.html").read_text(encoding="utf-8")
-    assert "What each space is worth" in text
+    assert "What each space is worth" in (demo[0] / "report" / "data" / "main.js").read_text(encoding="utf-8")
 
 
 def test_every_space_stands_beside_the_shown_one(demo: tuple[Path, Result]) -> None:
