@@ -199,7 +199,8 @@ def _join_by_order(names: Sequence[str], n_responses: int, order: str | None) ->
         raise BadInput(
             f"There are {len(names):,} images but {n_responses:,} rows of responses.",
             why="Without names, row k belongs to the k-th image, so the counts must agree.",
-            do="Extract all images that were shown, or name the rows with --image-ids ids.csv.",
+            do="Extract all images that were shown, or name the rows with --image-ids ids.csv; "
+            "a table of voxels x images must be transposed.",
         )
     plain = [_plain(name) for name in names]
     chosen = "name" if order is None else order

@@ -38,7 +38,7 @@ class TextTable:
 
 def read_text_table(path: Path) -> TextTable:
     """Read a CSV in UTF-8; blank rows are left out, and a header is known by a name that columns of images have."""
-    lines = read_text(path, "a CSV file").split("\n")
+    lines = read_text(path, "a CSV file", do="Save it as a table of text, one row per line: .csv or .tsv.").split("\n")
     with reading(path, "a CSV file"):
         cells = csv.reader(lines, delimiter=_find_delimiter(lines), strict=True)
         rows = [[cell.strip(BLANK) for cell in row] for row in cells if any(cell.strip(BLANK) for cell in row)]

@@ -69,7 +69,8 @@ def find_images(
     if rest and note is not None:
         heic = any(path.suffix.lower() in HEIF_SUFFIXES for path in rest)
         more = "; HEIC is read once pillow-heif is installed: pip install pillow-heif" if heic else ""
-        note(f"left out {len(rest):,} files that are no images: {name_some(rest)}{more}")
+        what = "file that is no image" if len(rest) == 1 else "files that are no images"
+        note(f"left out {len(rest):,} {what}: {name_some(_vary(rest))}{more}")
     _refuse_repeats(paths)
     if len(set(relative)) < len(relative):
         whole = [os.path.abspath(path) for path in paths]
@@ -84,6 +85,16 @@ def find_images(
                 do="Rename the file.",
             )
     return files
+
+
+def _vary(paths: Sequence[Path]) -> list[Path]:
+    """Put the first file of each suffix first, so that naming a few shows every kind."""
+    met: Counter[str] = Counter()
+    rank: dict[Path, int] = {}
+    for path in paths:
+        rank[path] = met[path.suffix.lower()]
+        met[path.suffix.lower()] += 1
+    return sorted(paths, key=rank.__getitem__)
 
 
 def _list_folder(folder: Path, rest: list[Path], *, skip_bad: bool) -> list[Path]:

@@ -127,10 +127,12 @@ class MaskSet(ABC):
         shown = ", ".join(repr(image_id) for image_id in absent[:5])
         more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
         have = ", ".join(repr(mask_id) for mask_id in self.ids[:3]) or "none"
+        near = next((mask_id for mask_id in self.ids if absent[0].casefold() in mask_id.casefold()), None)
         return BadInput(
             f"No mask for {len(absent)} image{'s' if len(absent) > 1 else ''}: {shown}{more}.",
             why=f"Masks: {self.path}, {len(self.ids)} of them ({have}, ...); an image's mask has the image's id.",
-            do="Add the masks, or extract features only of images that have one "
+            do=(f"If {near!r} is the one of {absent[0]!r}, name every mask exactly as its image. " if near else "")
+            + "Add the masks, or extract features only of images that have one "
             "(aligncut extract takes a text file with one image path per line).",
         )
 

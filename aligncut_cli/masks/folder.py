@@ -11,7 +11,7 @@ import numpy as np
 from aligncut_cli.errors import BadInput, UsageError
 from aligncut_cli.images.folder import is_regular, name_some, walk_files
 from aligncut_cli.images.guard import BLANK, read_text, require_file
-from aligncut_cli.images.names import IMAGE_SUFFIXES, is_safe_name, strip_image_suffix
+from aligncut_cli.images.names import is_safe_name, strip_image_suffix
 from aligncut_cli.masks.base import IGNORE, Mask, MaskSet, check_id
 from aligncut_cli.masks.label_image import read_label_image
 from aligncut_cli.masks.values import IGNORE_VALUE, Coding, decide_coding, require_two_classes, survey_masks
@@ -122,7 +122,7 @@ def _list_pngs(path: Path) -> dict[str, Path]:
     others: list[Path] = []
     for file in walk_files(path):
         if file.suffix.lower() != ".png" or not is_regular(file):
-            others += [file] * (file.suffix.lower() in IMAGE_SUFFIXES)
+            others.append(file)
             continue
         image_id = file.relative_to(path).with_suffix("").as_posix()
         if image_id in found:

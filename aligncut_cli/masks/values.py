@@ -149,7 +149,10 @@ def _require_dense(survey: Survey, inside: Sequence[int], *, path: Path) -> None
             _require_one_coding(survey, path=path)
         return
     deep = " They have 16 bits per pixel." if highest > IGNORE_VALUE else ""
-    middle = 128 if highest <= IGNORE_VALUE else 1 << (highest.bit_length() - 1)
+    low, high = survey.values[0], survey.values[-1]
+    middle = 128 if high <= IGNORE_VALUE else 1 << (high.bit_length() - 1)
+    if not low < middle <= high:  # 128 would leave one class
+        middle = (low + high + 1) // 2
     raise BadInput(
         f"The masks in {path} {what}: {survey.describe()}; {survey.example[highest].name} has {highest}.{deep}",
         why=why,

@@ -59,11 +59,13 @@ class Found:
     layout : `timm` (its own names, which most authors use), `openai`, `huggingface`, or empty where it is not known
     start  : what stood before its names in the file
     state  : its tensors, with the names that timm's conversion takes
+    others : where the other ViTs of the file start, of which this one was chosen by its name
     """
 
     layout: str
     start: str
     state: State
+    others: tuple[str, ...] = ()
 
 
 def find_backbone(state: State, wanted: set[str], *, part: str, path: Path, name: str) -> Found:
@@ -85,12 +87,13 @@ def find_backbone(state: State, wanted: set[str], *, part: str, path: Path, name
     if not candidates:
         return Found("", "", _strip_wrappers(state))
     layout, start = _choose(candidates, path, name)
+    others = tuple(printable(other.strip(".")) for _, other in candidates if other != start)
     inner = {key.removeprefix(start): value for key, value in state.items() if key.startswith(start)}
     if layout == "openai":  # timm's conversion expects the whole CLIP
-        return Found(layout, start, {f"visual.{key}": value for key, value in inner.items()})
+        return Found(layout, start, {f"visual.{key}": value for key, value in inner.items()}, others)
     if layout == "huggingface":
         inner = _rename_hugging_face(inner, wanted)
-    return Found(layout, start, _join_chunks(inner))
+    return Found(layout, start, _join_chunks(inner), others)
 
 
 def describe_state(state: Mapping[str, torch.Tensor]) -> str:

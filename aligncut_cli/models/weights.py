@@ -15,10 +15,10 @@ from torch import nn
 
 from aligncut_cli.errors import BadInput
 from aligncut_cli.models.build import build_model
-from aligncut_cli.models.checkpoint import State, first_line, read_checkpoint, some
+from aligncut_cli.models.checkpoint import State, first_line, printable, read_checkpoint, some
 from aligncut_cli.models.evidence import weigh_evidence
 from aligncut_cli.models.hub import fetch_repository, load_from_hub
-from aligncut_cli.models.layouts import describe_state, find_backbone
+from aligncut_cli.models.layouts import Found, describe_state, find_backbone
 from aligncut_cli.models.locate import HUB_PREFIX, WeightSource, locate_weights
 from aligncut_cli.models.registry import ModelSpec, Preprocessing
 
@@ -102,12 +102,19 @@ def _load_source(spec: ModelSpec, source: WeightSource, announce: Callable[[str]
     state = read_checkpoint(source.files, spec.name)
     evidence = weigh_evidence(spec, state, source)
     model = build_model(spec, **evidence.options)
-    _fill(model, state, source, spec.name)
+    found = _fill(model, state, source, spec.name)
     cfg: Any = model.pretrained_cfg
     cfg.update(evidence.preprocessing)
     if announce:
         for note in evidence.notes:
             announce(note)
+        if found.others:
+            own, other = found.start.strip("."), found.others[0]
+            word = next((word for word in other.split(".") if word not in own.split(".")), other)
+            announce(
+                f"{spec.name}: {source.name} holds {len(found.others) + 1} models; '{printable(own)}' is "
+                f"taken, not {some(found.others)}. For another: --weights {spec.name}={source.files[0]}::{word}"
+            )
     return model
 
 
@@ -120,8 +127,8 @@ def load_checkpoint(model: nn.Module, path: Path, *, name: str) -> None:
     _fill(model, read_checkpoint(source.files, name), source, name)
 
 
-def _fill(model: nn.Module, state: State, source: WeightSource, name: str) -> None:
-    """Load a checkpoint's tensors into a model, under whatever names its authors gave them."""
+def _fill(model: nn.Module, state: State, source: WeightSource, name: str) -> Found:
+    """Load a checkpoint's tensors into a model, under whatever names its authors gave them; return what was found."""
     path, wanted = source.files[0], _used_state(model)
     found = find_backbone(state, set(wanted), part=source.part, path=path, name=name)
     state = found.state
@@ -150,6 +157,7 @@ def _fill(model: nn.Module, state: State, source: WeightSource, name: str) -> No
     for key in wanted:
         _check_values(key, state[key], path, name)
     model.load_state_dict({key: state[key] for key in wanted}, strict=False)
+    return found
 
 
 def _is_weight(model: nn.Module, key: str) -> bool:

@@ -54,6 +54,11 @@ def test_the_rest_is_counted_and_named_in_one_line(tmp_path: Path) -> None:
     assert "left out 5 files that are no images: README, data.csv, notes.md and 2 more" in said[0]
     assert "pillow-heif" in said[0]
     said.clear()
+    for number in range(5):  # many of a kind do not hide the others
+        (tmp_path / f"a{number}.md").write_text("text")
+    find_images([tmp_path], note=said.append)
+    assert "left out 10 files that are no images: README, a0.md, data.csv and 7 more" in said[0]
+    said.clear()
     find_images([save(tmp_path / "only/a.jpg").parent], note=said.append)
     assert said == []
 

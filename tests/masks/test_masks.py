@@ -126,6 +126,12 @@ class TestPngFolder:
         with pytest.raises(BadInput, match="No mask for 1 image: 'b'"):
             masks.read("b")
 
+    @pytest.mark.parametrize("name", ["a1_mask.png", "gt_a1.png", "A1.png"])
+    def test_masks_that_are_called_almost_as_their_images_are_pointed_at(self, tmp_path, name):
+        save_png(tmp_path / name, u8([[0, 1]]))
+        with pytest.raises(BadInput, match=rf"If '{name[:-4]}' is the one of 'a1', name every mask exactly as its"):
+            open_masks(tmp_path, format="png").require(["a1"])
+
     @pytest.mark.parametrize("image_id", ["../secret", "a/../../secret", "/etc/passwd", "..", "", "a\0b", "..\\secret"])
     def test_no_id_leads_out_of_the_folder(self, tmp_path, image_id):
         save_png(tmp_path / "secret.png", u8([[0, 1]]))

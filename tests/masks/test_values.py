@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from pathlib import Path
 
@@ -47,6 +48,18 @@ def test_values_that_could_mean_two_things_are_refused_with_a_histogram(
     assert option in refused.value.do
     assert "%" in refused.value.what
     assert "a.png" in refused.value.what
+
+
+@pytest.mark.parametrize(
+    "values", [[0, 38], [7, 23, 26], [0, 128], [130, 200], [0, 65535], [300, 1000]], ids=lambda values: str(max(values))
+)
+def test_the_threshold_that_a_refusal_advises_parts_the_values_at_hand(tmp_path: Path, values: list[int]) -> None:
+    save(tmp_path / "a.png", [values], np.uint16 if max(values) > 255 else np.uint8)
+    with pytest.raises(BadInput, match="neither binary nor classes") as refused:
+        read(tmp_path)
+    advised = re.search(r"--threshold (\d+)", refused.value.do)
+    assert advised
+    assert set(read(tmp_path, threshold=int(advised[1]))[0]) == {0, 1}
 
 
 def test_one_odd_pixel_in_one_of_many_masks_is_found(tmp_path: Path) -> None:

@@ -120,6 +120,22 @@ def test_the_teacher_is_taken_from_a_file_with_both(tmp_path: Path) -> None:
     check_loaded(model, state)
 
 
+def test_which_of_several_models_in_a_file_is_taken_is_said_with_how_to_take_another(tmp_path: Path) -> None:
+    path, state, student = tmp_path / "w.pth", another_state(PLAIN), build_model(PLAIN).state_dict()
+    torch.save({"module": {"student": student, "teacher": {"backbone": state}}}, path)
+    said: list[str] = []
+    model, _ = load_model(replace(PLAIN, weights=str(path)), seed=0, announce=said.append)
+    check_loaded(model, state)
+    told = (
+        f"'module.teacher.backbone' is taken, not module.student. For another: --weights {PLAIN.name}={path}::student"
+    )
+    assert sum(told in line for line in said) == 1
+    said.clear()
+    model, _ = load_model(replace(PLAIN, weights=f"{path}::student"), seed=0, announce=said.append)
+    check_loaded(model, student)
+    assert not any("is taken" in line for line in said)
+
+
 def test_a_safetensors_file_and_a_state_dict_give_the_same_model(tmp_path: Path) -> None:
     state = another_state(PLAIN)
     save_file(state, tmp_path / "w.safetensors")
