@@ -15,7 +15,16 @@ from aligncut_cli.errors import AlignCutError, BadInput, UsageError
 from aligncut_cli.store.chunks import CHECKSUM_BYTES, chunk_grid, read_array, unpack_checksums
 from aligncut_cli.store.place import wip_path
 from aligncut_cli.store.provenance import STORE_RECORD, InputRecord, read_record, record_file
-from aligncut_cli.store.validate import AGAIN, GRAPH_KINDS, check_array, check_model, check_node, is_kind, read_json
+from aligncut_cli.store.validate import (
+    AGAIN,
+    GRAPH_KINDS,
+    check_array,
+    check_model,
+    check_node,
+    find_declared,
+    is_kind,
+    read_json,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +34,8 @@ if TYPE_CHECKING:
     from aligncut_cli.store.nodes import NodeAxes
 
 T = TypeVar("T")
+
+FINITE_KINDS = ("eigs", "tsne")
 
 
 def read_piped_path(argument: str) -> Path:
@@ -161,7 +172,17 @@ class Store:
 
         selection : slices and integers per axis, as for numpy; or `...`
         """
-        return read_array(self.path, self.array(name), selection, self._checksums.get(name))
+        values = read_array(self.path, self.array(name), selection, self._checksums.get(name))
+        self._require_finite(name, values)
+        return values
+
+    def _require_finite(self, name: str, values: np.ndarray[Any, Any]) -> None:
+        """Refuse NaN and infinity in eigenvectors and coordinates of nodes: no stage ever writes them."""
+        import numpy as np
+
+        declared = find_declared(self.kind, name) if self.kind in FINITE_KINDS and values.dtype.kind == "f" else None
+        if declared is not None and {"token", "sample"} & set(declared.axes) and not np.isfinite(values).all():
+            raise BadInput(f"{self.path}: array {name!r} has values that are NaN or infinite", do=AGAIN)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 
 from aligncut_cli.errors import BadInput, UsageError
 from aligncut_cli.stages.inspect.run import as_text, describe
@@ -259,3 +260,21 @@ def test_a_link_in_a_folder_does_not_bring_its_target_into_a_report(tmp_path: Pa
     (folder / "leak.csv").symlink_to(tmp_path / "secret.csv")
     page = done("report", folder, "-o", tmp_path / "report")
     assert not any("hunter2" in file.read_text(errors="replace") for file in page.rglob("*") if file.is_file())
+
+
+@pytest.mark.parametrize(
+    ("made", "array"), [("eigs", "tiny/eigvecs"), ("tsne", "tiny/coords"), ("tsne", "sample/coords")]
+)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_nan_inside_a_valid_chunk_is_named_where_it_is_read(
+    tmp_path: Path, request: pytest.FixtureRequest, made: str, array: str, value: float
+) -> None:
+    store = Path(shutil.copytree(request.getfixturevalue(made), tmp_path / "s.zarr"))
+    opened = zarr.open_group(store, mode="r+", use_consolidated=False)[array]
+    assert isinstance(opened, zarr.Array)
+    opened[(-1,) * opened.ndim] = value
+    metadata = json.loads((store / "zarr.json").read_text())
+    del metadata["attributes"]["aligncut"]["manifest"]
+    (store / "zarr.json").write_text(json.dumps(metadata))
+    with pytest.raises(BadInput, match=f"{array}.*NaN or infinite"):
+        open_store(store).read(array)
