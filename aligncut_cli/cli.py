@@ -303,7 +303,7 @@ def extract(
         list[str],
         typer.Argument(
             metavar="IMAGES",
-            help="A folder, images, a .txt file that lists them, or ImageNet-Segmentation's .mat file.",
+            help="A folder, images, a .txt list, ImageNet-Segmentation's .mat or NSD's nsd_stimuli.hdf5.",
         ),
     ],
     *,
@@ -369,8 +369,7 @@ def align(
 
     Example: [bold]aligncut align f.zarr -o a.zarr --target consensus[/bold]
 
-    It is scored on held-out images: how well responses are predicted, with a ridge regression on the same features
-    beside it, or how well each layer predicts the consensus of the others.
+    Scored on held-out images are responses, beside a ridge on the same features, or the consensus, layer by layer.
     The other commands map features while they read them, by --alignment a.zarr. To write the mapped features:
 
     [bold]aligncut align f.zarr --apply a.zarr -o u.zarr[/bold]

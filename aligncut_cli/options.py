@@ -38,6 +38,8 @@ SHARED_FLAGS: dict[str, tuple[Any, Any]] = {
     "verbose": (bool, _run_flag("--verbose", "-v", help="Say more, and show tracebacks.")),
     "json": (bool, _run_flag("--json", help="Print the result as JSON.")),
 }
+WIDEST_CHOICE = 10
+"""Characters of choices beside an option; longer ones stand in its text, or the column would cut options' names."""
 TALKING_FLAGS = ("quiet", "verbose", "json")
 RUN_FLAGS = frozenset("--" + name.replace("_", "-") for name in SHARED_FLAGS)
 RESERVED = ("params", "options", "console")
@@ -109,7 +111,13 @@ def _option(name: str, item: dataclasses.Field[Any], hint: Any) -> Any:
     more = {key: metadata[key] for key in ("min", "max") if metadata[key] is not None}
     if hint not in (bool,) and typing.get_origin(hint) is not typing.Literal:
         more["metavar"] = "N" if hint in (int, float, int | None, float | None, tuple[int, ...]) else "TEXT"
-    return typer.Option(flag, help=metadata["help"], **more)
+    if len(more) == 3:  # both bounds: the parameters themselves check them, and typer's way of saying them is wide
+        more = {"metavar": f"{more['min']}..{more['max']}"}
+    text = metadata["help"]
+    if typing.get_origin(hint) is typing.Literal and len("|".join(typing.get_args(hint))) > WIDEST_CHOICE:
+        more["metavar"] = "WORD"
+        text += f" One of {', '.join(typing.get_args(hint))}."
+    return typer.Option(flag, help=text, **more)
 
 
 def _annotation(hint: Any) -> Any:

@@ -60,6 +60,7 @@ def test_every_command_has_help_with_an_example_of_its_own(command: str) -> None
     assert result.code == 0
     assert re.search(rf"Example:\s+aligncut {command}\b", result.out), result.out
     assert all(len(line) <= 80 for line in result.out.splitlines()) or "COLUMNS" in result.out
+    assert "…" not in result.out, "the name of an option is cut"
 
 
 def test_each_example_in_the_help_is_a_command_line_that_parses() -> None:
