@@ -93,6 +93,9 @@ def main() -> NoReturn:
     console = Console(verbose="-v" in sys.argv or "--verbose" in sys.argv)
     try:
         app()
+    except SystemExit as ended:
+        gone = ended.__context__  # the parser ends with 1 where the reader of its help or of its complaint has gone
+        sys.exit(getattr(gone.__context__, "exit_code", 0) if isinstance(gone, BrokenPipeError) else ended.code)
     except (Exception, KeyboardInterrupt, Stopped) as error:
         sys.exit(report_failure(error, console))
     finally:

@@ -210,6 +210,8 @@ def in_a_shell(line: str, store: Path, *, python: str = "") -> subprocess.Comple
         "CUT inspect STORE > /dev/full",
         "CUT inspect STORE 2> /dev/full",
         "CUT inspect STORE | head -c 0; exit ${PIPESTATUS[0]}",
+        "CUT -h | head -c 0; exit ${PIPESTATUS[0]}",
+        "CUT nosuch 2>&1 | head -c 0; test ${PIPESTATUS[0]} = 2",
         "PYTHONIOENCODING=ascii CUT inspect STORE",
     ],
 )

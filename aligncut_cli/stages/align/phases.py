@@ -56,6 +56,8 @@ from aligncut_cli.store.run import Outcome, Plan, Work, write_json
 from aligncut_cli.store.write import Writer, create_group
 
 PROCESS_BYTES = 700_000_000
+# Fewer test images than these are said to be few.
+FEW_IMAGES = 10
 # In the table of single slots: voxels of each region, and draws of the bootstrap.
 SHOWN_VOXELS, SLOT_DRAWS = 512, 200
 
@@ -280,6 +282,8 @@ class AlignStage:
         )
         for line in (*describe_consensus(summary, self.controls), *format_scores(summary, self.controls)):
             self.console.note(line)
+        if summary["test_images"] < FEW_IMAGES:
+            self.console.warn(f"{summary['test_images']} test images are too few for scores and intervals to say much")
         if doubt is not None:
             self.console.warn(f"{doubt} {self.data.joined.describe()}")
         return outcome
