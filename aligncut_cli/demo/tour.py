@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aligncut_cli.console import Console, format_table
-from aligncut_cli.errors import UsageError
+from aligncut_cli.errors import OutputInTheWay, UsageError
 from aligncut_cli.params import DemoParams
 from aligncut_cli.store.provenance import read_record
 from aligncut_cli.store.run import write_json
@@ -48,8 +48,12 @@ def make_world(folder: Path, params: DemoParams, console: Console) -> None:
     """Write photos, masks and responses of the built-in world, unless these very ones are there."""
     wanted = {"images": params.images, "seed": params.seed, "version": 2}
     record = folder / WORLD_RECORD
-    if record.exists() and json.loads(record.read_text(encoding="utf-8")) == wanted:
-        return
+    if record.exists():
+        if _read_world(record) == wanted:
+            return
+        raise OutputInTheWay(
+            f"{folder.parent} holds the demo of another world", do="Name another folder: aligncut demo OTHER"
+        )
     from aligncut_cli.demo.scenes import TRAINING_SEED, write_scenes
     from aligncut_cli.demo.synthetic_brain import write_responses
 
@@ -60,6 +64,14 @@ def make_world(folder: Path, params: DemoParams, console: Console) -> None:
     _write_figure_masks(folder)
     write_responses(folder / "brain", scenes, seed=BRAIN_SEED)
     write_json(record, wanted)
+
+
+def _read_world(record: Path) -> object:
+    """Return what a world's record says, None where it is no JSON: then it is not the wanted one."""
+    try:
+        return json.loads(record.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
 
 
 def _write_figure_masks(folder: Path) -> None:

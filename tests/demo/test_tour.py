@@ -149,6 +149,20 @@ def test_a_second_run_answers_from_the_stores(demo: tuple[Path, Result], monkeyp
     assert json.loads(again.out)["brain"] == found(demo)["brain"]
 
 
+@pytest.mark.parametrize("damage", [False, True])
+def test_a_folder_with_another_world_is_refused_and_left_alone(
+    demo: tuple[Path, Result], tmp_path: Path, damage: bool
+) -> None:
+    world = tmp_path / "d" / "world"
+    world.mkdir(parents=True)
+    record = (demo[0] / "world" / "world.json").read_text()
+    (world / "world.json").write_text(record[:9] if damage else record)
+    result = aligncut("demo", tmp_path / "d", "--images", 24)
+    assert result.code == 4
+    assert "Name another folder" in result.err
+    assert [path.name for path in world.iterdir()] == ["world.json"]
+
+
 def test_the_seed_of_the_training_scenes_is_refused(tmp_path: Path) -> None:
     from aligncut_cli.demo.scenes import TRAINING_SEED
 
