@@ -14,6 +14,7 @@ import fcntl
 import json
 import os
 import socket
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from aligncut_cli.store.validate import read_json
 RECORD, LOCK, FINISHING = "record.json", "lock", "finishing.json"
 FOLDERS = ("done", "store", "scratch", "replaced")
 HOLDER = "process "
+# Seconds without a finished block after which a process on another host is taken for dead, where locks cannot tell.
+SILENT = 3600.0
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
@@ -149,6 +152,11 @@ class Place:
             do="Wait for it, or give another path with -o.",
         )
 
+    def beat(self) -> None:
+        """Show other hosts that this process lives, where the file system has no locks."""
+        if self._lock is not None:
+            os.utime(self._lock)
+
     def unlock(self) -> None:
         """Let others work here."""
         if self._lock is not None:
@@ -217,7 +225,7 @@ def _try_lock(handle: int) -> bool:
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-        return not _is_alive(_read_holder(handle))
+        return not _is_alive(_read_holder(handle), silent=time.time() - os.fstat(handle).st_mtime)
     return True
 
 
@@ -225,13 +233,16 @@ def _read_holder(handle: int) -> str:
     return os.pread(handle, 200, 0).decode(errors="replace").strip()
 
 
-def _is_alive(holder: str) -> bool:
-    """Return whether a process may still run; one on another host may, for all that can be known here."""
+def _is_alive(holder: str, silent: float) -> bool:
+    """Return whether a process may still run; one on another host may if it finished a block of late.
+
+    silent : seconds since the lock's file was touched
+    """
     words = holder.split()
     if len(words) < 4 or not words[1].isdigit() or int(words[1]) == os.getpid():
         return False
     if words[3].rstrip(",") != socket.gethostname():
-        return True
+        return silent < SILENT
     try:
         os.kill(int(words[1]), 0)
     except ProcessLookupError:

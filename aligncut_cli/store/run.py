@@ -261,6 +261,7 @@ class Work:
         fresh = changed_since(self.wip, self._synced - CLOCK_SLACK, chunks=every)
         sync_all(path for path in fresh if not path.endswith("/lock"))
         self._synced = moment
+        self.place.beat()
         self.place.markers.mkdir(exist_ok=True)
         names = []
         if self.identity.kind == "folder":

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -12,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aligncut_cli.errors import UsageError
+from aligncut_cli.errors import OutputInTheWay, UsageError
+from aligncut_cli.store.place import Place
 from aligncut_cli.store.run import parse_size
 from tests.conftest import TINY, aligncut, array_bytes, done, make_photos, spawn
 
@@ -164,6 +168,44 @@ def test_a_second_writer_is_refused_while_the_first_lives(tmp_path: Path, photos
     assert second.code == 4
     assert "another process" in second.err
     assert str(first.pid) in second.err
+
+
+@pytest.mark.parametrize("error", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+@pytest.mark.parametrize(
+    ("holder", "silent", "busy"),
+    [
+        ("process {parent} on {here}", 9999, True),
+        ("process {dead} on {here}", 0, False),
+        ("process {parent} on elsewhere", 60, True),
+        ("process {parent} on elsewhere", 9999, False),
+        ("", 0, False),
+    ],
+)
+def test_without_locks_the_holder_counts_while_it_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int, holder: str, silent: int, busy: bool
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr("aligncut_cli.store.place.fcntl.flock", flock)
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    place = Place(tmp_path / "o.zarr")
+    place.path.mkdir()
+    lock = place.path / "lock"
+    lock.write_text(holder.format(parent=os.getppid(), dead=dead.pid, here=socket.gethostname()))
+    os.utime(lock, (time.time() - silent,) * 2)
+    if busy:
+        with pytest.raises(OutputInTheWay, match="another process"):
+            place.lock()
+        assert place.holder() is not None
+        return
+    place.lock()
+    os.utime(lock, (0, 0))
+    place.beat()
+    assert time.time() - lock.stat().st_mtime < 60
+    assert str(os.getpid()) in lock.read_text()
+    place.unlock()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
