@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import multiprocessing.util
 import os
+import shutil
 import signal
 import tempfile
 import threading
@@ -132,7 +134,8 @@ class _Pool:
             context = multiprocessing.get_context("forkserver" if _sockets_fit() else "spawn")
             if _sockets_fit():
                 context.set_forkserver_preload(["__main__", __name__])
-            self._executor = ProcessPoolExecutor(self._workers, context, initializer=_start_worker)
+            sockets = (multiprocessing.util.get_temp_dir(),)
+            self._executor = ProcessPoolExecutor(self._workers, context, initializer=_start_worker, initargs=sockets)
         return self
 
     def __exit__(
@@ -187,15 +190,19 @@ def _death_explained() -> Iterator[None]:
         ) from error
 
 
-def _start_worker() -> None:
+def _start_worker(sockets: str) -> None:
     # Ctrl-C reaches the whole process group; the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(sockets,), daemon=True).start()
 
 
-def _end_with_parent() -> None:
-    """End this worker when its parent is gone, even by SIGKILL: the executor's queue would keep it waiting for ever."""
+def _end_with_parent(sockets: str) -> None:
+    """End this worker when its parent is gone, even by SIGKILL: the executor's queue would keep it waiting for ever.
+
+    sockets : the parent's folder of sockets, which a killed parent leaves behind
+    """
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
+        shutil.rmtree(sockets, ignore_errors=True)
         os._exit(1)

@@ -380,9 +380,11 @@ def alive(pid: int) -> bool:
 def test_no_worker_outlives_its_parent(many: list[ImageFile], tmp_path: Path, kill: signal.Signals) -> None:
     script = tmp_path / "consumer.py"
     script.write_text(_CONSUMER)
+    sockets = tmp_path / "s"
+    sockets.mkdir()
     parent = subprocess.Popen(
         [sys.executable, script, tmp_path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True, env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        start_new_session=True, env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "TMPDIR": str(sockets)},
     )  # fmt: skip
     assert parent.stdout is not None
     workers = [int(pid) for pid in parent.stdout.readline().split()]
@@ -396,6 +398,7 @@ def test_no_worker_outlives_its_parent(many: list[ImageFile], tmp_path: Path, ki
     while any(map(alive, workers)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(map(alive, workers))
+    assert not list(sockets.glob("pymp-*"))
     if kill == signal.SIGINT:
         assert stderr.count("KeyboardInterrupt") == 1  # the parent's own
 
