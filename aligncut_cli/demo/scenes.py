@@ -1,4 +1,4 @@
-"""Procedural scenes with known truth: a background, one or two objects, and the category of every pixel."""
+"""Procedural scenes with known truth: a background, one to three objects, and the category of every pixel."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Rng = np.random.Generator
 SIZE = 112  # pixels, both ways
 OVERSAMPLE = 2  # drawn at twice the size and averaged, so that edges are smooth
 CATEGORIES = ("face", "person", "fish", "ball", "box", "flower", "tree", "sign")  # mask value k + 1; 0 is background
-BACKGROUNDS = ("meadow", "room", "grass", "water", "bricks")
+BACKGROUNDS = ("meadow", "room", "grass", "water", "bricks", "sand")
 TEXTURES = ("plain", "dots", "blotches")
 # The shipped models were trained on the scenes of this seed and no other: scenes of any other seed are new to them.
-TRAINING_SEED = 402_017
+TRAINING_SEED = 402_018
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class SceneObject:
     size   : radius as a share of the picture's width
     angle  : radians, clockwise
     hue    : main colour, 0 to 1 around the colour circle
-    area   : share of the picture's pixels where it is seen (not hidden by the other one)
+    area   : share of the picture's pixels where it is seen (not hidden by the others)
     """
 
     category: str
@@ -75,7 +75,7 @@ def make_scene(seed: int, index: int) -> Scene:
         covered = alpha.reshape(SIZE, OVERSAMPLE, SIZE, OVERSAMPLE).mean(axis=(1, 3)) >= 0.5
         mask[covered] = CATEGORIES.index(plan.category) + 1
         placed.append(plan)
-    canvas *= rng.uniform(0.9, 1.06) * (1 + rng.uniform(-0.04, 0.04, 3)).astype(np.float32)  # light of the day
+    canvas *= _draw_light(rng, SIZE * OVERSAMPLE)
     picture = canvas.reshape(SIZE, OVERSAMPLE, SIZE, OVERSAMPLE, 3).mean(axis=(1, 3))
     image = np.round(np.clip(picture, 0, 1) * 255).astype(np.uint8)
     seen = tuple(_with_area(plan, mask) for plan in placed)
@@ -116,14 +116,18 @@ _MASK_PALETTE = [
 # Where objects go
 
 
+# Radius by the number of objects, least and most, as a share of the picture's width.
+_RADIUS = {1: (0.2, 0.42), 2: (0.17, 0.3), 3: (0.15, 0.22)}
+
+
 def _plan_objects(rng: Rng) -> list[SceneObject]:
-    """Choose one object, or two of different categories that overlap little."""
-    count = 1 if rng.random() < 0.5 else 2
+    """Choose one to three objects of different categories; they may hide a part of each other."""
+    count = int(rng.choice([1, 2, 3], p=[0.45, 0.35, 0.2]))
     kinds = rng.choice(len(CATEGORIES), count, replace=False)
     plans: list[SceneObject] = []
     for kind in kinds:
         category = CATEGORIES[kind]
-        size = rng.uniform(0.17, 0.36) if count == 1 else rng.uniform(0.14, 0.25)
+        size = rng.uniform(*_RADIUS[count])
         x, y = _place(rng, size, plans)
         tilt = np.pi if category in ("ball", "flower", "box") else 0.35
         plans.append(
@@ -144,8 +148,8 @@ def _plan_objects(rng: Rng) -> list[SceneObject]:
 def _place(rng: Rng, size: float, others: list[SceneObject]) -> tuple[float, float]:
     best, best_gap = (0.5, 0.5), -np.inf
     for _ in range(25):
-        x, y = rng.uniform(size * 0.9, 1 - size * 0.9, 2)
-        gap = min((np.hypot(x - o.x, y - o.y) - 0.95 * (size + o.size) for o in others), default=0.0)
+        x, y = rng.uniform(size * 0.8, 1 - size * 0.8, 2)
+        gap = min((np.hypot(x - o.x, y - o.y) - 0.8 * (size + o.size) for o in others), default=0.0)
         if gap >= 0:
             return float(x), float(y)
         if gap > best_gap:
@@ -292,7 +296,14 @@ def _coat(paint: _Paint, plan: SceneObject, rng: Rng, *, saturation: float = 0.6
     return plain
 
 
-# Objects
+def _stripes(along: Floats, pitch: float, depth: float) -> Floats:
+    """Brightness (h, w, 1) of a weave or grain: soft lines, so far apart and so dark, across a coordinate (h, w)."""
+    lines: Floats = (1 - depth * (0.5 + 0.5 * np.cos(2 * np.pi * along / pitch)))[..., None].astype(np.float32)
+    return lines
+
+
+# Objects: each category has a material of its own (strands, weave, scales, seams, grain, veins, leaves, letters),
+# in any colour, so that its patches can be told apart by texture and the whole by its shape.
 
 
 def _draw_face(p: _Paint, plan: SceneObject, rng: Rng) -> None:
@@ -301,10 +312,11 @@ def _draw_face(p: _Paint, plan: SceneObject, rng: Rng) -> None:
     wide = rng.uniform(0.72, 0.86)
     for side in (-1, 1):
         p.fill(p.circle(side * wide, 0.05, 0.17), skin * 0.82)
-    p.fill(p.ellipse(0, -0.18, wide + 0.09, 0.82), _coat(p, plan, rng, value=0.6))  # hair
+    strands = _stripes(np.arctan2(p.v - 0.1, p.u), 0.16, 0.55)
+    p.fill(p.ellipse(0, -0.18, wide + 0.09, 0.82), _coat(p, plan, rng, value=0.7) * strands)  # hair
     p.fill(p.ellipse(0, 0.06, wide, 0.92), skin * p.round_shading(0, 0.06, wide, 0.95))
     fringe = np.maximum(p.ellipse(0, 0.06, wide, 0.92), p.v + rng.uniform(0.42, 0.55) + 0.08 * np.cos(5 * p.u))
-    p.fill(fringe, _hsv(plan.hue + 0.5, 0.5, 0.35) if plan.texture == "plain" else dark)
+    p.fill(fringe, (_hsv(plan.hue + 0.5, 0.5, 0.4) if plan.texture == "plain" else dark * 1.2) * strands)
     apart, eye = rng.uniform(0.3, 0.37), rng.uniform(0.15, 0.19)
     look_u, look_v = rng.uniform(-0.05, 0.05, 2)
     for side in (-1, 1):
@@ -318,8 +330,8 @@ def _draw_face(p: _Paint, plan: SceneObject, rng: Rng) -> None:
 
 def _draw_person(p: _Paint, plan: SceneObject, rng: Rng) -> None:
     skin = _hsv(rng.uniform(0.02, 0.1), rng.uniform(0.25, 0.6), rng.uniform(0.5, 1.0))
-    shirt = _coat(p, plan, rng) * p.round_shading(-0.1, -0.1, 0.7, 0.9)
-    trousers = _hsv(plan.hue + rng.uniform(0.3, 0.7), 0.45, rng.uniform(0.3, 0.7))
+    shirt = _coat(p, plan, rng) * p.round_shading(-0.1, -0.1, 0.7, 0.9) * _stripes(p.v, 0.15, 0.55)
+    trousers = _hsv(plan.hue + rng.uniform(0.3, 0.7), 0.45, rng.uniform(0.4, 0.8)) * _stripes(p.u, 0.11, 0.4)
     spread = rng.uniform(0.16, 0.34)
     for side in (-1, 1):
         foot = (side * spread, 0.96)
@@ -349,7 +361,7 @@ def _draw_fish(p: _Paint, plan: SceneObject, rng: Rng) -> None:
     p.fill(p.polygon([(-0.05, tall * 0.6), (0.22, tall * 0.6), (0.3, tall + 0.2)]), fin * ribs)
     row = np.round(p.v / 0.15)
     scales = np.hypot((p.u / 0.19 + 0.5 * (row % 2)) % 1 - 0.15, p.v / 0.15 - row)
-    body = coat * (1 - 0.28 * _step(scales - 0.72, 0.2))[..., None] * p.round_shading(-0.15, 0, 0.82, tall)
+    body = coat * (1 - 0.5 * _step(scales - 0.72, 0.2))[..., None] * p.round_shading(-0.15, 0, 0.82, tall)
     belly = _mix(body, np.ones(3, np.float32), 0.5 * _step(p.v - tall * 0.35, 0.25))
     p.fill(p.ellipse(-0.15, 0, 0.82, tall), belly)
     gill = np.maximum(np.abs(p.circle(-0.86, 0, 0.42)) - 0.03, np.hypot(p.u + 0.45, p.v) - 0.26)
@@ -364,6 +376,9 @@ def _draw_ball(p: _Paint, plan: SceneObject, rng: Rng) -> None:
         wedge = np.sin(3 * (np.arctan2(p.v, p.u) + 0.7 * np.hypot(p.u, p.v)))
         coat = _mix(coat, np.array([0.97, 0.96, 0.92], np.float32), _step(wedge, 0.12))
     p.fill(p.circle(0, 0, 0.94), coat * p.round_shading(0, 0, 0.94, 0.94) ** 1.3)
+    seams = [p.u, p.v, p.circle(1.15, 0, 0.85), p.circle(-1.15, 0, 0.85)]
+    for seam in seams:  # those of a basketball
+        p.fill(np.maximum(np.abs(seam) - 0.035, p.circle(0, 0, 0.94)), np.full(3, 0.08, np.float32), opacity=0.85)
     glint = np.exp(-((p.u - 0.52 * p.light[0]) ** 2 + (p.v - 0.52 * p.light[1]) ** 2) / 0.03)
     p.fill(p.circle(0, 0, 0.94), _mix(p.rgb, np.ones(3, np.float32), (0.75 * glint).astype(np.float32)))
 
@@ -377,7 +392,9 @@ def _draw_box(p: _Paint, plan: SceneObject, rng: Rng) -> None:
         (0.52, [(0.0, 0.0), (half, -tall), (half, tall), (0.0, 0.95)]),
     ]
     for brightness, corners in faces:
-        p.fill(p.polygon(corners) - p.pixel * 0.5, coat * np.float32(brightness))
+        slope = {1.08: 0.55, 0.8: 0.55, 0.52: -0.55}[brightness]
+        grain = _stripes(p.v - slope * p.u, 0.19, 0.4)  # corrugated board
+        p.fill(p.polygon(corners) - p.pixel * 0.5, coat * grain * np.float32(brightness))
     edge = _hsv(plan.hue + 0.05, 0.3, 1.0)
     for end in ((-half, -tall), (half, -tall), (0.0, 0.95)):
         p.fill(p.limb((0.0, 0.0), end, 0.03), edge, opacity=0.8)
@@ -392,7 +409,7 @@ def _draw_flower(p: _Paint, plan: SceneObject, rng: Rng) -> None:
     for layer, (reach, phase) in enumerate(((0.96, 0.0), (0.68, np.pi / petals))):
         lobe = np.abs(np.cos(petals * (angle + phase) / 2)).astype(np.float32)
         rim = reach * (0.42 + 0.58 * lobe**0.8)
-        veins = 0.9 + 0.1 * np.cos(petals * 6 * angle)
+        veins = 0.8 + 0.2 * np.cos(petals * 6 * angle)
         shade = (0.55 + 0.45 * np.clip(radius / reach, 0, 1)) * veins * (0.72 + 0.28 * lobe) * (1.0 if layer else 0.85)
         p.fill(((radius - rim) * 0.8).astype(np.float32), coat * shade[..., None].astype(np.float32))
     seeds = 0.8 + 0.2 * np.sin(40 * p.u) * np.sin(40 * p.v)
@@ -455,7 +472,16 @@ _OBJECT_PAINTERS: dict[str, Callable[[_Paint, SceneObject, Rng], None]] = {
 }
 
 
-# Backgrounds
+# Light and backgrounds
+
+
+def _draw_light(rng: Rng, n: int) -> Floats:
+    """Brightness (n, n, 3) of the hour: dim or bright, tinted, and falling off in some direction."""
+    x, y = _grid(n)
+    angle, fall = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.35)
+    slope = 1 + fall * (np.cos(angle) * (x - 0.5) + np.sin(angle) * (y - 0.5))
+    light: Floats = rng.uniform(0.75, 1.1) * slope[..., None] * (1 + rng.uniform(-0.08, 0.08, 3))
+    return light.astype(np.float32)
 
 
 def _grid(n: int) -> tuple[Floats, Floats]:
@@ -574,10 +600,27 @@ def _draw_bricks(rng: Rng, n: int) -> Floats:
     return _mix(stone, mortar, _step(0.085 - gap, 2.5 * rows / n)).astype(np.float32)
 
 
+def _draw_sand(rng: Rng, n: int) -> Floats:
+    """Draw wind ripples on sand, with a few pebbles."""
+    x, y = _grid(n)
+    angle, warp = rng.uniform(-0.6, 0.6), _clouds(rng, n, 3)
+    across = np.cos(angle) * y + np.sin(angle) * x
+    ripple = np.sin(2 * np.pi * (across * rng.uniform(7, 12) + 0.6 * warp))
+    grains = _noise(rng, n, n, 90, 90) * 0.07
+    tone = _hsv(rng.uniform(0.05, 0.14), rng.uniform(0.15, 0.5), rng.uniform(0.65, 0.95))
+    canvas = tone * (1 + 0.13 * ripple + 0.08 * warp + grains)[..., None]
+    for _ in range(int(rng.integers(3, 12))):
+        px, py, radius = rng.uniform(0, 1), rng.uniform(0, 1), rng.uniform(0.006, 0.022)
+        pebble = _step(radius - np.hypot(x - px, (y - py) * 1.4), 1.5 / n)
+        canvas = _mix(canvas, tone * rng.uniform(0.35, 0.7), pebble)
+    return canvas.astype(np.float32)
+
+
 _BACKGROUND_PAINTERS: dict[str, Callable[[Rng, int], Floats]] = {
     "meadow": _draw_meadow,
     "room": _draw_room,
     "grass": _draw_grass,
     "water": _draw_water,
     "bricks": _draw_bricks,
+    "sand": _draw_sand,
 }

@@ -54,7 +54,7 @@ class ModelSpec:
 
 
 # The demo's models: small, and their weights come with the package, so that `aligncut demo` needs no network.
-_DEMO_ARCH = (("patch_size", 8), ("embed_dim", 72), ("depth", 6), ("num_heads", 3))
+_DEMO_ARCH = (("patch_size", 8), ("embed_dim", 96), ("depth", 8), ("num_heads", 3))
 
 SHORT_NAMES: dict[str, ModelSpec] = {
     # OpenAI's weights were trained with QuickGELU; timm's plain `..clip_224.openai` computes another activation.

@@ -1,0 +1,131 @@
+"""Pictures and captions: an image-caption contrast (CLIP-like)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from aligncut_cli.demo.scenes import CATEGORIES, TEXTURES
+from demo_objectives.encoder import GRID, WIDTH, Draw, build_encoder, encode, list_window, to_input
+from demo_objectives.scenes import Record
+
+HUES = ("red", "orange", "yellow", "green", "teal", "blue", "violet", "pink")
+SURROUNDINGS = {
+    "meadow": "in a meadow under the sky",
+    "room": "in a room with a tiled floor",
+    "grass": "in the tall grass",
+    "water": "over the water",
+    "bricks": "before a brick wall",
+    "sand": "on the sand",
+}
+VOCABULARY = sorted(
+    {"a", "and", "on", "at", "the", "left", "right", "top", "bottom", "small", "large", "nothing", *TEXTURES}
+    | set(HUES)
+    | set(CATEGORIES)
+    | {word for phrase in SURROUNDINGS.values() for word in phrase.split()}
+)
+WORD_NUMBER = {word: number + 1 for number, word in enumerate(VOCABULARY)}  # 0 pads
+LONGEST = 64
+
+
+def write_caption(record: Record, rng: np.random.Generator) -> str:
+    """Say what is in a scene; as people do, mention colour, size, texture and place only sometimes."""
+    phrases = []
+    for item in sorted(record["objects"], key=lambda o: -o["area"]):
+        words = ["a"]
+        if rng.random() < 0.25 and not 0.2 < item["size"] < 0.28:
+            words.append("small" if item["size"] <= 0.2 else "large")
+        if rng.random() < 0.25:
+            words.append(HUES[int(item["hue"] * len(HUES) + 0.5) % len(HUES)])
+        if rng.random() < 0.25:
+            words.append(item["texture"])
+        words.append(item["category"])
+        if rng.random() < 0.25:
+            words += ["on", "the", "left" if item["x"] < 0.5 else "right"]
+        if rng.random() < 0.25:
+            words += ["at", "the", "top" if item["y"] < 0.5 else "bottom"]
+        phrases.append(" ".join(words))
+    return " and ".join(phrases or ["nothing"]) + " " + SURROUNDINGS[record["background"]]
+
+
+def look_closely(records: list[Record], side: int, rng: np.random.Generator) -> tuple[Tensor, list[Record]]:
+    """Choose side x side patches around one object of each scene, and keep only the objects whose centres lie there.
+
+    A caption of the whole scene says little about a patch; one of a close-up says more, and costs a quarter.
+    """
+    tops, lefts, seen = [], [], []
+    for record in records:
+        item = record["objects"][rng.integers(len(record["objects"]))]
+        left, top = (
+            int(np.clip(int(item[axis] * GRID) - side // 2 + rng.integers(-2, 3), 0, GRID - side)) for axis in "xy"
+        )
+        inside = [o for o in record["objects"] if 0 <= o["x"] * GRID - left < side and 0 <= o["y"] * GRID - top < side]
+        seen.append({**record, "objects": inside})
+        tops.append(top)
+        lefts.append(left)
+    return list_window(np.array(tops), np.array(lefts), side), seen
+
+
+class Clip(nn.Module):
+    """Image encoder and a small text transformer; matching pairs of a batch are told from all others (InfoNCE).
+
+    Pairs are compared twice: mean token with mean word, and each word with the patch that suits it best (as in FILIP),
+    so that the patches of an object, and not just any, learn its name. First close-ups, then, for the last sixth of the
+    steps, whole scenes.
+    """
+
+    batch, lr = 128, 2e-3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = build_encoder()
+        self.words = nn.Embedding(len(VOCABULARY) + 1, 64, padding_idx=0)
+        self.places = nn.Parameter(torch.randn(1, LONGEST, 64) * 0.02)
+        layer = nn.TransformerEncoderLayer(64, 4, 128, dropout=0.0, batch_first=True, norm_first=True)
+        self.text = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.from_image, self.from_text = nn.Linear(WIDTH, 64, bias=False), nn.Linear(64, 64, bias=False)
+        self.from_patch, self.from_word = nn.Linear(WIDTH, 64, bias=False), nn.Linear(64, 64, bias=False)
+        self.log_scales = nn.Parameter(torch.full((2,), math.log(10.0)))
+
+    def loss(self, pictures: np.ndarray, records: list[Record], draw: Draw, progress: float) -> Tensor:
+        """Mean of the two contrasts, each both ways."""
+        if progress >= 5 / 6:
+            pictures, records = pictures[: len(pictures) // 3], records[: len(records) // 3]
+        images = to_input(pictures) * draw.uniform(0.8, 1.2, len(pictures)) + draw.uniform(-0.15, 0.15, len(pictures))
+        keep = None
+        if progress < 5 / 6:
+            keep, records = look_closely(records, int(draw.rng.integers(4, 8)), draw.rng)
+        tokens = encode(self.encoder, images, keep)
+        numbers = torch.zeros(len(records), LONGEST, dtype=torch.long)
+        for row, record in zip(numbers, records, strict=True):
+            caption = [WORD_NUMBER[word] for word in write_caption(record, draw.rng).split()]
+            row[: len(caption)] = torch.tensor(caption)
+        numbers = numbers[:, : int((numbers > 0).sum(dim=1).max())]
+        blank = numbers == 0
+        states = self.text(self.words(numbers) + self.places[:, : numbers.shape[1]], src_key_padding_mask=blank)
+        shown = (~blank).float()
+        said = (states * shown[..., None]).sum(dim=1) / shown.sum(dim=1, keepdim=True)
+        whole = F.normalize(self.from_image(tokens.mean(dim=1)), dim=1) @ F.normalize(self.from_text(said), dim=1).T
+        patches = F.normalize(self.from_patch(tokens[:, 1:]), dim=2)
+        words = F.normalize(self.from_word(states[~blank]), dim=1)  # the captions' words in a row
+        best = torch.einsum("npd,wd->nwp", patches, words).amax(dim=2)  # (images, words)
+        caption_of = torch.arange(len(images))[:, None].expand_as(blank)[~blank]
+        fine = torch.zeros_like(whole).index_add(1, caption_of, best) / shown.sum(dim=1)
+        target = torch.arange(len(images))
+        losses = []
+        for similarity, log_scale in zip((whole, fine), self.log_scales, strict=True):
+            logits = similarity * log_scale.exp().clamp(max=50)
+            losses.append((F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2)
+        return torch.stack(losses).mean()
+
+    def finish_step(self, progress: float) -> None:
+        """Nothing follows a step."""
+
+    def shipped(self) -> Any:
+        """Return the encoder that the demo uses."""
+        return self.encoder

@@ -1,0 +1,172 @@
+"""Self-distillation across recoloured crops, with a patch-level term (DINO- and iBOT-like)."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from demo_objectives.encoder import GRID, PATCH, WIDTH, Draw, build_encoder, encode, list_window, to_input
+from demo_objectives.scenes import Record
+
+PROTOTYPES = 256
+STUDENT_HEAT, TEACHER_HEAT = 0.1, 0.05
+WIDE, NARROW = 7, 4  # sides of the crops in patches
+
+
+class Dino(nn.Module):
+    """A student sees crops, recoloured, and must assign them to the prototypes that its moving average chooses.
+
+    The class token stands for the whole crop; each patch is compared with the teacher's patch at the same place of the
+    other crop, and, where it was hidden from the student, of the same crop. Sinkhorn-Knopp keeps the teacher's
+    assignments balanced, so that they cannot collapse. The last sixth of the steps sees whole scenes.
+    """
+
+    batch, lr = 64, 2e-3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.student = self._with_heads()
+        self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+        self.hidden = nn.Parameter(torch.zeros(1, 3, PATCH, PATCH))
+
+    def _with_heads(self) -> nn.ModuleDict:
+        def head() -> nn.Module:
+            return nn.Sequential(nn.Linear(WIDTH, 192), nn.GELU(), nn.Linear(192, 64))
+
+        def prototypes() -> nn.Module:
+            return nn.Linear(64, PROTOTYPES, bias=False)
+
+        return nn.ModuleDict(
+            {
+                "encoder": build_encoder(),
+                "whole": head(),
+                "patch": head(),
+                "whole_prototypes": prototypes(),
+                "patch_prototypes": prototypes(),
+            }
+        )
+
+    def shipped(self) -> Any:
+        """Return the moving average's encoder, as DINO does."""
+        return self.teacher["encoder"]
+
+    @staticmethod
+    def _logits(net: nn.ModuleDict, part: str, tokens: Tensor) -> Tensor:
+        prototypes = F.normalize(net[f"{part}_prototypes"].weight, dim=1)
+        return F.linear(F.normalize(net[part](tokens), dim=-1), prototypes)
+
+    def loss(self, pictures: np.ndarray, records: list[Record], draw: Draw, progress: float) -> Tensor:
+        """Mean cross-entropy of crops plus that of patches."""
+        late = progress >= 5 / 6
+        images = to_input(pictures[: len(pictures) // 4] if late else pictures)
+        n = len(images)
+        first = Crop(images, GRID if late else WIDE, draw)
+        wide = [first, Crop(images, GRID if late else WIDE, draw, near=first)]
+        narrow = [] if late else [Crop(images, NARROW, draw, near=first) for _ in range(2)]
+        with torch.no_grad():
+            seen = torch.cat([crop.recoloured(draw) for crop in wide])
+            tokens = encode(self.teacher["encoder"], seen, window=torch.cat([crop.window for crop in wide]))
+            whole = balance(self._logits(self.teacher, "whole", tokens[:, 0]), TEACHER_HEAT).chunk(2)
+            patch_logits = self._logits(self.teacher, "patch", tokens[:, 1:])
+            patch = balance(patch_logits.flatten(0, 1), TEACHER_HEAT).view_as(patch_logits).chunk(2)
+            side = wide[0].side
+            maps = [part.transpose(1, 2).reshape(n, PROTOTYPES, side, side) for part in patch]
+        whole_losses, patch_losses = [], []
+        for number, crop in enumerate(wide + narrow):
+            images = crop.recoloured(draw)
+            is_hidden = None
+            if number < 2:
+                is_hidden = choose_hidden(n, crop.side, draw)
+                cover = is_hidden.view(n, 1, crop.side, crop.side).float()
+                cover = cover.repeat_interleave(PATCH, 2).repeat_interleave(PATCH, 3)
+                images = images * (1 - cover) + self.hidden.repeat(1, 1, crop.side, crop.side) * cover
+            tokens = encode(self.student["encoder"], images, window=crop.window)
+            logits = self._logits(self.student, "whole", tokens[:, 0]) / STUDENT_HEAT
+            patches = F.log_softmax(self._logits(self.student, "patch", tokens[:, 1:]) / STUDENT_HEAT, dim=-1)
+            for other in range(2):
+                if number == other:
+                    assert is_hidden is not None
+                    cross_entropy = -(patch[other] * patches).sum(dim=-1)
+                    patch_losses.append((cross_entropy * is_hidden).sum() / is_hidden.sum().clamp(min=1))
+                    continue
+                whole_losses.append(F.cross_entropy(logits, whole[other]))
+                there = wide[other].locate(crop.patch_centres())  # (n, patches, 2) in the other crop, -1 to 1
+                wanted = F.grid_sample(maps[other], there[:, :, None], mode="nearest", align_corners=False)[..., 0]
+                inside = (there.abs() < 1).all(dim=-1)
+                cross_entropy = -(wanted.transpose(1, 2) * patches).sum(dim=-1)
+                patch_losses.append((cross_entropy * inside).sum() / inside.sum().clamp(min=1))
+        return torch.stack(whole_losses).mean() + 2 * torch.stack(patch_losses).mean()
+
+    @torch.no_grad()
+    def finish_step(self, progress: float) -> None:
+        """Let the teacher follow the student, the more slowly the later."""
+        momentum = 1 - 0.02 * (math.cos(math.pi * progress) + 1) / 2 - 0.001
+        for old, new in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
+            old.lerp_(new, 1 - momentum)
+
+
+class Crop:
+    """One random square crop per picture, mirrored at random, at about its own scale, in a window of the grid.
+
+    side : patches across; a crop shows 0.75 to 1.35 times as many pixels as it has
+    near : another crop, whose centre this one's stays close to
+    """
+
+    def __init__(self, images: Tensor, side: int, draw: Draw, near: Crop | None = None) -> None:
+        n, size = len(images), side * PATCH
+        self.side = side
+        reach = draw.uniform(0.75, 1.35, n).view(n, 1, 1) * side / GRID
+        self.reach = reach.clamp(max=1.0)  # share of the picture's width
+        at = draw.uniform(-1, 1, 2 * n).view(n, 1, 2)
+        centre = at if near is None else near.centre + 0.35 * at
+        self.centre = torch.minimum(torch.maximum(centre, self.reach - 1), 1 - self.reach)
+        flip = (draw.uniform(0, 1, n).view(n, 1) < 0.5) * -2.0 + 1
+        self.sign = torch.stack([flip, torch.ones_like(flip)], dim=-1)  # (n, 1, 2): mirror x only
+        line = (torch.arange(size) + 0.5) / size * 2 - 1
+        grid = torch.stack(torch.meshgrid(line, line, indexing="xy"), dim=-1).view(1, size * size, 2)
+        places = (grid * self.sign * self.reach + self.centre).view(n, size, size, 2)
+        self.images = F.grid_sample(images, places, mode="bilinear", padding_mode="border", align_corners=False)
+        corner = draw.rng.integers(0, GRID - side + 1, (2, n))
+        self.window = list_window(corner[0], corner[1], side)
+
+    def recoloured(self, draw: Draw) -> Tensor:
+        """Brightness, contrast and hue changed at random per picture; one in six is grey."""
+        n = len(self.images)
+        mixing = torch.eye(3) + torch.randn(n, 3, 3, generator=draw.generator) * 0.35
+        mixing = mixing / mixing.sum(dim=2, keepdim=True).clamp(min=0.3)
+        grey = (draw.uniform(0, 1, n) < 1 / 6).float().view(n, 1, 1)
+        mixing = mixing * (1 - grey) + grey / 3
+        images = torch.einsum("nij,njhw->nihw", mixing, self.images)
+        return images * draw.uniform(0.7, 1.3, n) + draw.uniform(-0.25, 0.25, n)
+
+    def patch_centres(self) -> Tensor:
+        """Where the centres of the crop's patches are in the whole picture (n, patches, 2), x and y from -1 to 1."""
+        line = (torch.arange(self.side) + 0.5) / self.side * 2 - 1
+        grid = torch.stack(torch.meshgrid(line, line, indexing="xy"), dim=-1).view(1, -1, 2)
+        return grid * self.sign * self.reach + self.centre
+
+    def locate(self, places: Tensor) -> Tensor:
+        """Turn places in the whole picture into places in this crop; outside of -1 to 1 where it does not reach."""
+        return (places - self.centre) / self.reach * self.sign
+
+
+def choose_hidden(n: int, side: int, draw: Draw) -> Tensor:
+    """Hide three in ten patches (n, side * side) from every other crop of a batch."""
+    chosen: Tensor = torch.rand(n, side * side, generator=draw.generator) < 0.3
+    chosen[::2] = False
+    return chosen
+
+
+def balance(logits: Tensor, heat: float) -> Tensor:
+    """Sinkhorn-Knopp: soft assignments (rows, prototypes) whose rows sum to 1 and whose columns are used equally."""
+    assignment = torch.exp((logits - logits.max()) / heat)
+    for _ in range(3):
+        assignment = assignment / assignment.sum(dim=0, keepdim=True).clamp(min=1e-12)
+        assignment = assignment / assignment.sum(dim=1, keepdim=True).clamp(min=1e-12)
+    return assignment
