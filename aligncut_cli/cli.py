@@ -278,11 +278,11 @@ def demo(
     It prints each command as you would type it, what was found, and the report to open.
     A second run answers from the stores of the first.
     """
-    from aligncut_cli.demo import tour
+    from aligncut_cli.demo import findings, tour
 
     console = Console(quiet=options.quiet, verbose=options.verbose)
     found = tour.run(folder, params, console, functools.partial(_call, options=options))
-    console.note(tour.describe_findings(found, folder))
+    console.note(findings.describe_findings(found, folder))
     if options.json:
         console.result_json(found)
     else:

@@ -7,8 +7,8 @@
 
 The pictures are procedural scenes of TRAINING_SEED, which `aligncut demo` never draws. The objectives are small
 versions of the paper's models': image-caption contrast (CLIP), self-distillation with a patch-level term (DINO), masked
-reconstruction (MAE). Beside the weights lies NAME.jsonl: losses and, at the marked steps, linear probes of every layer on
-scenes of another seed. A run that was stopped goes on from NAME.state when the same command is typed again.
+reconstruction (MAE). Beside the weights lies NAME.jsonl: losses and, every few hundred steps, linear probes of every
+layer on scenes of another seed. A run that was stopped goes on from NAME.state when the same command is typed again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,10 @@ import numpy as np
 import torch
 from demo_objectives.clip import Clip
 from demo_objectives.dino import Dino
-from demo_objectives.encoder import ARCHITECTURE, SPEC, Draw, build_encoder
+from demo_objectives.encoder import ARCHITECTURE, SPEC, Draw, build_encoder, whiten_patches
 from demo_objectives.mae import Mae
 from demo_objectives.probe import PROBE_SCENES, PROBE_SEED, probe_encoder
-from demo_objectives.scenes import load_scenes
+from demo_objectives.scenes import Scenes, load_scenes
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -42,23 +42,25 @@ STEPS = {"demo-clip": 2400, "demo-dino": 2400, "demo-mae": 3600}
 class Run:
     """One training run: model, optimizer, randomness and how far it is, which can be written and read back."""
 
-    def __init__(self, args: argparse.Namespace, scenes: int) -> None:
+    def __init__(self, args: argparse.Namespace, scenes: Scenes) -> None:
         torch.manual_seed(args.seed)  # timm and torch.nn draw initial weights from the global generator only
         self.model = OBJECTIVES[args.model]()
         self.draw = Draw(args.seed)
+        whiten_patches(self.model.encoder, scenes.pictures[:500], self.draw)
+        self.model.prepare(scenes, args.cache)
         named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
         self.parameters = [p for _, p in named]
         kept = [p for name, p in named if p.ndim > 1 and not name.endswith(("pos_embed", "cls_token"))]
         others = [p for name, p in named if p.ndim <= 1 or name.endswith(("pos_embed", "cls_token"))]
         groups = [{"params": kept, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, lr=self.model.lr, betas=(0.9, 0.95))
-        self.scenes, self.order = scenes, np.empty(0, np.int64)
+        self.n_scenes, self.order = len(scenes.pictures), np.empty(0, np.int64)
         self.step, self.seconds = 0, 0.0
 
     def choose(self) -> np.ndarray:
         """Return the next batch's scenes: each once before any comes again."""
         if len(self.order) < self.model.batch:
-            self.order = self.draw.rng.permutation(self.scenes)
+            self.order = self.draw.rng.permutation(self.n_scenes)
         chosen, self.order = np.sort(self.order[: self.model.batch]), self.order[self.model.batch :]
         return chosen
 
@@ -94,8 +96,8 @@ def rate_at(progress: float, steps: int, step: int) -> float:
 def train(args: argparse.Namespace, say: Callable[[str], None]) -> None:
     torch.set_num_threads(args.threads)
     scenes = load_scenes(TRAINING_SEED, args.scenes, args.cache, args.workers)
-    unseen = load_scenes(PROBE_SEED, PROBE_SCENES, args.cache, args.workers)
-    run, model_state = Run(args, args.scenes), args.output.with_suffix(".state")
+    unseen = load_scenes(PROBE_SEED, args.probe_scenes, args.cache, args.workers)
+    run, model_state = Run(args, scenes), args.output.with_suffix(".state")
     log = args.output.with_suffix(".jsonl")
     if model_state.exists():
         run.read(model_state)
@@ -109,7 +111,7 @@ def train(args: argparse.Namespace, say: Callable[[str], None]) -> None:
         for group in run.optimizer.param_groups:
             group["lr"] = model.lr * rate_at(progress, args.steps, run.step)
         chosen = run.choose()
-        loss = model.loss(scenes.pictures[chosen], [scenes.records[k] for k in chosen], run.draw, progress)
+        loss = model.loss(scenes, chosen, run.draw, progress)
         run.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(run.parameters, 1.0)
@@ -157,12 +159,12 @@ def probe(args: argparse.Namespace, say: Callable[[str], None]) -> None:
     encoder = build_encoder()
     if str(args.probe) != "initial":
         encoder.load_state_dict({name: value.float() for name, value in load_file(args.probe).items()})
-    unseen = load_scenes(PROBE_SEED, PROBE_SCENES, args.cache, args.workers)
+    unseen = load_scenes(PROBE_SEED, args.probe_scenes, args.cache, args.workers)
     for name, values in probe_encoder(encoder.eval(), unseen).items():
         say(f"{name:>9}  best {max(values):.3f}  by layer {' '.join(f'{value:.3f}' for value in values)}")
 
 
-def main() -> None:
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=sorted(OBJECTIVES), required=True)
     parser.add_argument("--steps", type=int, help="batches to train on; by default those of the shipped files")
@@ -173,11 +175,19 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes that draw scenes")
     parser.add_argument("--every", type=int, default=50, help="steps between a line of the log and a checkpoint")
     parser.add_argument("--probe-every", type=int, default=400, help="steps between probes")
+    parser.add_argument(
+        "--probe-scenes", type=int, default=PROBE_SCENES, help="scenes that the probes are fitted on and scored"
+    )
     action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument("-o", "--output", type=Path, help="where the trained weights go")
     action.add_argument("--probe", type=Path, metavar="FILE", help="only probe these weights, or `initial` ones")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     args.steps = args.steps or STEPS[args.model]
+    return args
+
+
+def main() -> None:
+    args = parse()
     (train if args.output else probe)(args, lambda line: print(line, flush=True))
 
 

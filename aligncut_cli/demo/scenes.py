@@ -480,8 +480,8 @@ def _draw_light(rng: Rng, n: int) -> Floats:
     x, y = _grid(n)
     angle, fall = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.35)
     slope = 1 + fall * (np.cos(angle) * (x - 0.5) + np.sin(angle) * (y - 0.5))
-    light: Floats = rng.uniform(0.75, 1.1) * slope[..., None] * (1 + rng.uniform(-0.08, 0.08, 3))
-    return light.astype(np.float32)
+    light = rng.uniform(0.75, 1.1) * slope[..., None] * (1 + rng.uniform(-0.08, 0.08, 3))
+    return np.asarray(light, np.float32)
 
 
 def _grid(n: int) -> tuple[Floats, Floats]:
@@ -613,7 +613,7 @@ def _draw_sand(rng: Rng, n: int) -> Floats:
         px, py, radius = rng.uniform(0, 1), rng.uniform(0, 1), rng.uniform(0.006, 0.022)
         pebble = _step(radius - np.hypot(x - px, (y - py) * 1.4), 1.5 / n)
         canvas = _mix(canvas, tone * rng.uniform(0.35, 0.7), pebble)
-    return canvas.astype(np.float32)
+    return np.asarray(canvas, np.float32)
 
 
 _BACKGROUND_PAINTERS: dict[str, Callable[[Rng, int], Floats]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from aligncut_cli.demo.scenes import CATEGORIES, TEXTURES
 from demo_objectives.encoder import GRID, WIDTH, Draw, build_encoder, encode, list_window, to_input
-from demo_objectives.scenes import Record
+from demo_objectives.scenes import Record, Scenes
 
 HUES = ("red", "orange", "yellow", "green", "teal", "blue", "violet", "pink")
 SURROUNDINGS = {
@@ -79,7 +80,7 @@ class Clip(nn.Module):
     steps, whole scenes.
     """
 
-    batch, lr = 128, 2e-3
+    batch, lr = 64, 1.5e-3
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,11 +93,11 @@ class Clip(nn.Module):
         self.from_patch, self.from_word = nn.Linear(WIDTH, 64, bias=False), nn.Linear(64, 64, bias=False)
         self.log_scales = nn.Parameter(torch.full((2,), math.log(10.0)))
 
-    def loss(self, pictures: np.ndarray, records: list[Record], draw: Draw, progress: float) -> Tensor:
+    def loss(self, scenes: Scenes, chosen: np.ndarray, draw: Draw, progress: float) -> Tensor:
         """Mean of the two contrasts, each both ways."""
-        if progress >= 5 / 6:
-            pictures, records = pictures[: len(pictures) // 3], records[: len(records) // 3]
-        images = to_input(pictures) * draw.uniform(0.8, 1.2, len(pictures)) + draw.uniform(-0.15, 0.15, len(pictures))
+        chosen = chosen[: len(chosen) // 3] if progress >= 5 / 6 else chosen
+        records, n = [scenes.records[k] for k in chosen], len(chosen)
+        images = to_input(scenes.pictures[chosen]) * draw.uniform(0.8, 1.2, n) + draw.uniform(-0.15, 0.15, n)
         keep = None
         if progress < 5 / 6:
             keep, records = look_closely(records, int(draw.rng.integers(4, 8)), draw.rng)
@@ -122,6 +123,9 @@ class Clip(nn.Module):
             logits = similarity * log_scale.exp().clamp(max=50)
             losses.append((F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2)
         return torch.stack(losses).mean()
+
+    def prepare(self, scenes: Scenes, cache: Path) -> None:
+        """Nothing is to be prepared."""
 
     def finish_step(self, progress: float) -> None:
         """Nothing follows a step."""

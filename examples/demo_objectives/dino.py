@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from demo_objectives.encoder import GRID, PATCH, WIDTH, Draw, build_encoder, encode, list_window, to_input
-from demo_objectives.scenes import Record
+from demo_objectives.scenes import Scenes
 
-PROTOTYPES = 256
+PROTOTYPES = {"whole": 32, "patch": 256}
 STUDENT_HEAT, TEACHER_HEAT = 0.1, 0.05
+RECOLOURING = 0.05, 0.35  # how strongly crops are recoloured: at first, so that there is something to hold on to; later
 WIDE, NARROW = 7, 4  # sides of the crops in patches
 
 
@@ -27,7 +29,7 @@ class Dino(nn.Module):
     assignments balanced, so that they cannot collapse. The last sixth of the steps sees whole scenes.
     """
 
-    batch, lr = 64, 2e-3
+    batch, lr = 24, 1e-3
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,18 +41,23 @@ class Dino(nn.Module):
         def head() -> nn.Module:
             return nn.Sequential(nn.Linear(WIDTH, 192), nn.GELU(), nn.Linear(192, 64))
 
-        def prototypes() -> nn.Module:
-            return nn.Linear(64, PROTOTYPES, bias=False)
+        def prototypes(part: str) -> nn.Module:
+            return nn.Linear(64, PROTOTYPES[part], bias=False)
 
         return nn.ModuleDict(
             {
                 "encoder": build_encoder(),
                 "whole": head(),
                 "patch": head(),
-                "whole_prototypes": prototypes(),
-                "patch_prototypes": prototypes(),
+                "whole_prototypes": prototypes("whole"),
+                "patch_prototypes": prototypes("patch"),
             }
         )
+
+    @property
+    def encoder(self) -> Any:
+        """What is trained."""
+        return self.student["encoder"]
 
     def shipped(self) -> Any:
         """Return the moving average's encoder, as DINO does."""
@@ -61,25 +68,28 @@ class Dino(nn.Module):
         prototypes = F.normalize(net[f"{part}_prototypes"].weight, dim=1)
         return F.linear(F.normalize(net[part](tokens), dim=-1), prototypes)
 
-    def loss(self, pictures: np.ndarray, records: list[Record], draw: Draw, progress: float) -> Tensor:
+    def loss(self, scenes: Scenes, chosen: np.ndarray, draw: Draw, progress: float) -> Tensor:
         """Mean cross-entropy of crops plus that of patches."""
         late = progress >= 5 / 6
-        images = to_input(pictures[: len(pictures) // 4] if late else pictures)
+        images = to_input(scenes.pictures[chosen[: len(chosen) // 4] if late else chosen])
         n = len(images)
         first = Crop(images, GRID if late else WIDE, draw)
         wide = [first, Crop(images, GRID if late else WIDE, draw, near=first)]
         narrow = [] if late else [Crop(images, NARROW, draw, near=first) for _ in range(2)]
+        strength = RECOLOURING[0] + (RECOLOURING[1] - RECOLOURING[0]) * min(1.0, progress / 0.4)
+        for crop in wide + narrow:
+            crop.recolour(strength, draw)
         with torch.no_grad():
-            seen = torch.cat([crop.recoloured(draw) for crop in wide])
+            seen = torch.cat([crop.images for crop in wide])
             tokens = encode(self.teacher["encoder"], seen, window=torch.cat([crop.window for crop in wide]))
             whole = balance(self._logits(self.teacher, "whole", tokens[:, 0]), TEACHER_HEAT).chunk(2)
             patch_logits = self._logits(self.teacher, "patch", tokens[:, 1:])
             patch = balance(patch_logits.flatten(0, 1), TEACHER_HEAT).view_as(patch_logits).chunk(2)
             side = wide[0].side
-            maps = [part.transpose(1, 2).reshape(n, PROTOTYPES, side, side) for part in patch]
+            maps = [part.transpose(1, 2).reshape(n, PROTOTYPES["patch"], side, side) for part in patch]
         whole_losses, patch_losses = [], []
         for number, crop in enumerate(wide + narrow):
-            images = crop.recoloured(draw)
+            images = crop.images
             is_hidden = None
             if number < 2:
                 is_hidden = choose_hidden(n, crop.side, draw)
@@ -102,6 +112,10 @@ class Dino(nn.Module):
                 cross_entropy = -(wanted.transpose(1, 2) * patches).sum(dim=-1)
                 patch_losses.append((cross_entropy * inside).sum() / inside.sum().clamp(min=1))
         return torch.stack(whole_losses).mean() + 2 * torch.stack(patch_losses).mean()
+
+    def prepare(self, scenes: Scenes, cache: Path) -> None:
+        """Let the teacher begin as the student does."""
+        self.teacher.load_state_dict(self.student.state_dict())
 
     @torch.no_grad()
     def finish_step(self, progress: float) -> None:
@@ -135,15 +149,15 @@ class Crop:
         corner = draw.rng.integers(0, GRID - side + 1, (2, n))
         self.window = list_window(corner[0], corner[1], side)
 
-    def recoloured(self, draw: Draw) -> Tensor:
-        """Brightness, contrast and hue changed at random per picture; one in six is grey."""
+    def recolour(self, strength: float, draw: Draw) -> None:
+        """Change brightness, contrast and hue at random per picture; one in six turns grey."""
         n = len(self.images)
-        mixing = torch.eye(3) + torch.randn(n, 3, 3, generator=draw.generator) * 0.35
+        mixing = torch.eye(3) + torch.randn(n, 3, 3, generator=draw.generator) * strength
         mixing = mixing / mixing.sum(dim=2, keepdim=True).clamp(min=0.3)
         grey = (draw.uniform(0, 1, n) < 1 / 6).float().view(n, 1, 1)
         mixing = mixing * (1 - grey) + grey / 3
         images = torch.einsum("nij,njhw->nihw", mixing, self.images)
-        return images * draw.uniform(0.7, 1.3, n) + draw.uniform(-0.25, 0.25, n)
+        self.images = images * draw.uniform(1 - strength, 1 + strength, n) + draw.uniform(-strength, strength, n) * 0.7
 
     def patch_centres(self) -> Tensor:
         """Where the centres of the crop's patches are in the whole picture (n, patches, 2), x and y from -1 to 1."""

@@ -54,6 +54,31 @@ def build_encoder() -> nn.Module:
     return encoder
 
 
+def whiten_patches(vit: Any, pictures: np.ndarray, draw: Draw) -> None:
+    """Let the patch embedding begin as whitened principal components, so that texture counts as much as colour.
+
+    pictures : uint8 (n, 112, 112, 3), of which 20 patches each are taken
+    """
+    corners = draw.rng.integers(0, SIZE - PATCH, (2, 20, len(pictures)))
+    images = to_input(pictures)
+    patches = torch.stack(
+        [
+            images[k, :, row : row + PATCH, column : column + PATCH].flatten()
+            for rows, columns in zip(*corners, strict=True)
+            for k, (row, column) in enumerate(zip(rows, columns, strict=True))
+        ]
+    )
+    mean = patches.mean(dim=0)
+    values, vectors = torch.linalg.eigh(torch.cov(patches.T))
+    largest = values[-WIDTH:].flip(0)
+    filters = vectors[:, -WIDTH:].flip(1) / (largest + 0.01 * largest[10]).sqrt()  # (pixels, width)
+    turn = torch.linalg.qr(torch.randn(WIDTH, WIDTH, generator=draw.generator))[0]
+    weight = (filters @ turn).T
+    with torch.no_grad():
+        vit.patch_embed.proj.weight[:] = weight.view(WIDTH, 3, PATCH, PATCH)
+        vit.patch_embed.proj.bias[:] = -weight @ mean
+
+
 def make_sines() -> Tensor:
     """Positions (patches, width) as sines and cosines of row and column at wavelengths from 3 to 40 patches."""
     number = WIDTH // 4
@@ -61,12 +86,12 @@ def make_sines() -> Tensor:
     angles = torch.arange(GRID)[:, None] * waves
     line = torch.cat([angles.sin(), angles.cos()], dim=1)  # (grid, width / 2)
     rows, columns = line[:, None].expand(GRID, GRID, -1), line[None].expand(GRID, GRID, -1)
-    return 0.5 * torch.cat([rows, columns], dim=2).reshape(GRID * GRID, WIDTH)
+    return 0.3 * torch.cat([rows, columns], dim=2).reshape(GRID * GRID, WIDTH)
 
 
 def to_input(pictures: np.ndarray) -> Tensor:
     """(n, 112, 112, 3) uint8 to (n, 3, 112, 112) float, normalized with mean 0.5 and standard deviation 0.5."""
-    return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def encode(vit: Any, images: Tensor, keep: Tensor | None = None, window: Tensor | None = None) -> Tensor:

@@ -24,11 +24,12 @@ def probe_encoder(vit: Any, scenes: Scenes, *, patches_of: int = 450, iterations
     patches_of : so many scenes are fitted for the patch probe, and so many others scored
     returns    : per layer: `category`, share of scenes of one object whose category is named from the mean token
                  (two thirds of those scenes fitted, a third scored); `patch`, mean IoU over the eight categories of
-                 the patches' classes (nine with the ground); `figure`, mean IoU of figure and ground from the same probe
+                 the patches' classes (nine with the ground); `figure`, mean IoU of figure and ground by that probe
     """
     single = np.array([k for k, record in enumerate(scenes.records) if len(record["objects"]) == 1])
     category = torch.tensor([CATEGORIES.index(scenes.records[k]["objects"][0]["category"]) for k in single])
     cut = len(single) * 2 // 3
+    patches_of = min(patches_of, len(scenes.records) // 2)
     chosen = np.arange(2 * patches_of)
     classes = torch.from_numpy(name_patches(scenes.masks[chosen]))
     found: dict[str, list[float]] = {"category": [], "patch": [], "figure": []}

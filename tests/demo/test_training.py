@@ -1,0 +1,128 @@
+"""The script that trains the demo's models: it resumes to the same bytes, its probes tell seeing from not seeing."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from aligncut_cli.models.registry import SHORT_NAMES
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+@pytest.fixture(scope="module")
+def script() -> Any:
+    sys.path.insert(0, str(EXAMPLES))
+    try:
+        import train_demo_models
+
+        yield train_demo_models
+    finally:
+        sys.path.remove(str(EXAMPLES))
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("scenes")
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("model", ["demo-clip", "demo-dino", "demo-mae"])
+def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(
+    script: Any, cache: Path, tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(script.OBJECTIVES[model], "batch", 8)
+
+    def train(folder: str, stop_at: int | None = None) -> Path:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        output = tmp_path / folder / "weights.safetensors"
+        options = {"--model": model, "--steps": 7, "--scenes": 40, "--every": 2, "--probe-scenes": 40, "-o": output}
+        options |= {"--cache": cache, "--workers": 1}
+
+        def say(line: str) -> None:
+            if stop_at is not None and f'"step": {stop_at}' in line:
+                raise Stop
+
+        script.train(script.parse([str(word) for pair in options.items() for word in pair]), say)
+        return output
+
+    straight = train("straight")
+    with pytest.raises(Stop):
+        train("stopped", stop_at=4)
+    assert script.read_log(tmp_path / "stopped" / "weights.jsonl")[-1]["step"] == 4
+    resumed = train("stopped")
+
+    with safe_open(straight, "pt") as a, safe_open(resumed, "pt") as b:
+        assert list(a.keys()) == list(b.keys())
+        for name in a.keys():  # noqa: SIM118
+            assert torch.equal(a.get_tensor(name), b.get_tensor(name)), name
+    logs = [script.read_log(path.with_suffix(".jsonl")) for path in (straight, resumed)]
+    kept = [[{key: line[key] for key in ("step", "loss")} for line in log] for log in logs]
+    assert [line["step"] for line in kept[0]] == [2, 4, 6, 7]
+    assert kept[0] == kept[1]
+    assert set(logs[0][-1]["probe"]) == {"category", "patch", "figure"}
+
+
+def test_probes_find_what_features_hold_and_nothing_in_noise(script: Any) -> None:
+    from demo_objectives.probe import fit_and_name, iou
+
+    rng = np.random.default_rng(0)
+    classes = torch.from_numpy(rng.integers(0, 5, 3000))
+    noise = torch.from_numpy(rng.normal(size=(3000, 12))).float()
+    planted = noise.clone()
+    planted[torch.arange(3000), classes] += 6
+    for features, least, most in ((planted, 0.99, 1.0), (noise, 0.1, 0.3)):
+        guess = fit_and_name(features[:2000], classes[:2000], features[2000:], 60)
+        assert least <= (guess == classes[2000:]).float().mean() <= most
+    a, b = torch.tensor([True, True, False]), torch.tensor([True, False, False])
+    assert iou(a, b) == 0.5
+    assert iou(~a & a, ~a & a) == 1.0
+
+
+def test_patches_are_named_by_most_of_their_pixels(script: Any) -> None:
+    from demo_objectives.probe import name_patches
+
+    masks = np.random.default_rng(1).integers(0, 9, (2, 112, 112)).astype(np.uint8)
+    named = name_patches(masks)
+    for scene, patch in ((0, 0), (1, 15), (1, 195)):
+        row, column = divmod(patch, 14)
+        block = masks[scene, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8]
+        assert named[scene, patch] == np.bincount(block.ravel(), minlength=9).argmax()
+
+
+def test_captions_say_what_is_in_the_scene(script: Any) -> None:
+    from demo_objectives.clip import WORD_NUMBER, look_closely, write_caption
+
+    item = {"category": "fish", "x": 0.2, "y": 0.8, "size": 0.3, "hue": 0.0, "texture": "dots", "area": 0.1}
+    record = {"background": "sand", "objects": [item]}
+    captions = [write_caption(record, np.random.default_rng(seed)) for seed in range(40)]
+    assert all("fish" in caption and caption.endswith("on the sand") for caption in captions)
+    assert {word for caption in captions for word in caption.split()} <= set(WORD_NUMBER)
+    assert not any("right" in caption or "small" in caption for caption in captions)
+    patches, seen = look_closely([record], 5, np.random.default_rng(0))
+    assert len(set(patches[0].tolist())) == 25
+    assert 11 * 14 + 2 in patches[0].tolist()  # where the fish is
+    assert seen[0]["objects"] == [item]
+
+
+@pytest.mark.parametrize("name", ["demo-clip", "demo-dino", "demo-mae"])
+def test_shipped_weights_say_how_they_were_trained_and_what_they_see(name: str) -> None:
+    spec = SHORT_NAMES[name]
+    path = Path(spec.weights)
+    with safe_open(path, "pt") as file:
+        facts = json.loads(file.metadata()["aligncut"])
+    log = [json.loads(line) for line in path.with_suffix(".jsonl").read_text().splitlines()]
+    assert facts["training"]["probe"] == log[-1]["probe"]
+    assert facts["training"]["step"] == facts["training"]["steps"] == log[-1]["step"]
+    assert facts["architecture"]["depth"] == dict(spec.arch)["depth"]
+    assert log[-1]["loss"] < log[0]["loss"]
