@@ -15,21 +15,21 @@ from torch import Tensor, nn
 from demo_objectives.encoder import GRID, PATCH, WIDTH, Draw, build_encoder, encode, list_window, to_input
 from demo_objectives.scenes import Scenes
 
-PROTOTYPES = {"whole": 32, "patch": 256}
-STUDENT_HEAT, TEACHER_HEAT = 0.1, 0.05
+HEAT = 0.2
 RECOLOURING = 0.05, 0.35  # how strongly crops are recoloured: at first, so that there is something to hold on to; later
-WIDE, NARROW = 7, 4  # sides of the crops in patches
+WIDE, PATCHES = 7, 12  # side of the crops in patches; patches that are compared per crop
 
 
 class Dino(nn.Module):
-    """A student sees crops, recoloured, and must assign them to the prototypes that its moving average chooses.
+    """A student must tell what its moving average, the teacher, makes of another crop of the same picture.
 
     The class token stands for the whole crop; each patch is compared with the teacher's patch at the same place of the
-    other crop, and, where it was hidden from the student, of the same crop. Sinkhorn-Knopp keeps the teacher's
-    assignments balanced, so that they cannot collapse. The last sixth of the steps sees whole scenes.
+    other crop, and, where it was hidden from the student, of the same crop. The right answer is told from those of the
+    batch's other pictures (as in MoCo v3 and DenseCL), which holds the outputs apart from the first step on. The last
+    sixth of the steps sees whole scenes.
     """
 
-    batch, lr = 24, 1e-3
+    batch, lr = 32, 1.5e-3
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,22 +37,12 @@ class Dino(nn.Module):
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
         self.hidden = nn.Parameter(torch.zeros(1, 3, PATCH, PATCH))
 
-    def _with_heads(self) -> nn.ModuleDict:
+    @staticmethod
+    def _with_heads() -> nn.ModuleDict:
         def head() -> nn.Module:
             return nn.Sequential(nn.Linear(WIDTH, 192), nn.GELU(), nn.Linear(192, 64))
 
-        def prototypes(part: str) -> nn.Module:
-            return nn.Linear(64, PROTOTYPES[part], bias=False)
-
-        return nn.ModuleDict(
-            {
-                "encoder": build_encoder(),
-                "whole": head(),
-                "patch": head(),
-                "whole_prototypes": prototypes("whole"),
-                "patch_prototypes": prototypes("patch"),
-            }
-        )
+        return nn.ModuleDict({"encoder": build_encoder(), "whole": head(), "patch": head()})
 
     @property
     def encoder(self) -> Any:
@@ -63,55 +53,39 @@ class Dino(nn.Module):
         """Return the moving average's encoder, as DINO does."""
         return self.teacher["encoder"]
 
-    @staticmethod
-    def _logits(net: nn.ModuleDict, part: str, tokens: Tensor) -> Tensor:
-        prototypes = F.normalize(net[f"{part}_prototypes"].weight, dim=1)
-        return F.linear(F.normalize(net[part](tokens), dim=-1), prototypes)
-
     def loss(self, scenes: Scenes, chosen: np.ndarray, draw: Draw, progress: float) -> Tensor:
         """Mean cross-entropy of crops plus that of patches."""
         late = progress >= 5 / 6
-        images = to_input(scenes.pictures[chosen[: len(chosen) // 4] if late else chosen])
+        images = to_input(scenes.pictures[chosen[: len(chosen) // 2] if late else chosen])
         n = len(images)
         first = Crop(images, GRID if late else WIDE, draw)
-        wide = [first, Crop(images, GRID if late else WIDE, draw, near=first)]
-        narrow = [] if late else [Crop(images, NARROW, draw, near=first) for _ in range(2)]
+        crops = [first, Crop(images, GRID if late else WIDE, draw, near=first)]
         strength = RECOLOURING[0] + (RECOLOURING[1] - RECOLOURING[0]) * min(1.0, progress / 0.4)
-        for crop in wide + narrow:
+        for crop in crops:
             crop.recolour(strength, draw)
+        side = first.side
         with torch.no_grad():
-            seen = torch.cat([crop.images for crop in wide])
-            tokens = encode(self.teacher["encoder"], seen, window=torch.cat([crop.window for crop in wide]))
-            whole = balance(self._logits(self.teacher, "whole", tokens[:, 0]), TEACHER_HEAT).chunk(2)
-            patch_logits = self._logits(self.teacher, "patch", tokens[:, 1:])
-            patch = balance(patch_logits.flatten(0, 1), TEACHER_HEAT).view_as(patch_logits).chunk(2)
-            side = wide[0].side
-            maps = [part.transpose(1, 2).reshape(n, PROTOTYPES["patch"], side, side) for part in patch]
-        whole_losses, patch_losses = [], []
-        for number, crop in enumerate(wide + narrow):
-            images = crop.images
-            is_hidden = None
-            if number < 2:
-                is_hidden = choose_hidden(n, crop.side, draw)
-                cover = is_hidden.view(n, 1, crop.side, crop.side).float()
-                cover = cover.repeat_interleave(PATCH, 2).repeat_interleave(PATCH, 3)
-                images = images * (1 - cover) + self.hidden.repeat(1, 1, crop.side, crop.side) * cover
+            seen, window = torch.cat([crop.images for crop in crops]), torch.cat([crop.window for crop in crops])
+            tokens = encode(self.teacher["encoder"], seen, window=window)
+            whole = F.normalize(self.teacher["whole"](tokens[:, 0]), dim=-1).chunk(2)
+            patch = F.normalize(self.teacher["patch"](tokens[:, 1:]), dim=-1).chunk(2)
+            maps = [part.transpose(1, 2).reshape(n, -1, side, side) for part in patch]
+        losses = []
+        for number, crop in enumerate(crops):
+            is_hidden = choose_hidden(n, side, draw)
+            cover = is_hidden.view(n, 1, side, side).float().repeat_interleave(PATCH, 2).repeat_interleave(PATCH, 3)
+            images = crop.images * (1 - cover) + self.hidden.repeat(1, 1, side, side) * cover
             tokens = encode(self.student["encoder"], images, window=crop.window)
-            logits = self._logits(self.student, "whole", tokens[:, 0]) / STUDENT_HEAT
-            patches = F.log_softmax(self._logits(self.student, "patch", tokens[:, 1:]) / STUDENT_HEAT, dim=-1)
-            for other in range(2):
-                if number == other:
-                    assert is_hidden is not None
-                    cross_entropy = -(patch[other] * patches).sum(dim=-1)
-                    patch_losses.append((cross_entropy * is_hidden).sum() / is_hidden.sum().clamp(min=1))
-                    continue
-                whole_losses.append(F.cross_entropy(logits, whole[other]))
-                there = wide[other].locate(crop.patch_centres())  # (n, patches, 2) in the other crop, -1 to 1
-                wanted = F.grid_sample(maps[other], there[:, :, None], mode="nearest", align_corners=False)[..., 0]
-                inside = (there.abs() < 1).all(dim=-1)
-                cross_entropy = -(wanted.transpose(1, 2) * patches).sum(dim=-1)
-                patch_losses.append((cross_entropy * inside).sum() / inside.sum().clamp(min=1))
-        return torch.stack(whole_losses).mean() + 2 * torch.stack(patch_losses).mean()
+            said = F.normalize(self.student["whole"](tokens[:, 0]), dim=-1)
+            patches = F.normalize(self.student["patch"](tokens[:, 1:]), dim=-1)
+            other = 1 - number
+            losses.append(F.cross_entropy(said @ whole[other].T / HEAT, torch.arange(n)))
+            there = crops[other].locate(crop.patch_centres())  # (n, patches, 2) in the other crop, -1 to 1
+            wanted = F.grid_sample(maps[other], there[:, :, None], mode="nearest", align_corners=False)[..., 0]
+            inside = (there.abs() < 1).all(dim=-1)
+            losses.append(tell_patches(patches, wanted.transpose(1, 2), inside, draw))
+            losses.append(tell_patches(patches, patch[number], is_hidden, draw))
+        return torch.stack(losses).sum() / 2
 
     def prepare(self, scenes: Scenes, cache: Path) -> None:
         """Let the teacher begin as the student does."""
@@ -120,9 +94,26 @@ class Dino(nn.Module):
     @torch.no_grad()
     def finish_step(self, progress: float) -> None:
         """Let the teacher follow the student, the more slowly the later."""
-        momentum = 1 - 0.02 * (math.cos(math.pi * progress) + 1) / 2 - 0.001
+        momentum = 1 - 0.01 * (math.cos(math.pi * progress) + 1) / 2 - 0.001
         for old, new in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
             old.lerp_(new, 1 - momentum)
+
+
+def tell_patches(patches: Tensor, wanted: Tensor, usable: Tensor, draw: Draw) -> Tensor:
+    """Cross-entropy of telling each patch's answer from those of patches of other pictures.
+
+    patches, wanted : (n, patches, dim) of unit length
+    usable          : (n, patches): where there is an answer; PATCHES of these are drawn per picture
+    """
+    n = len(patches)
+    order = (torch.rand(usable.shape, generator=draw.generator) - usable.float()).argsort(dim=1)[:, :PATCHES]
+    pick = order[..., None].expand(-1, -1, patches.shape[2])
+    asked, answers = patches.gather(1, pick).flatten(0, 1), wanted.gather(1, pick).flatten(0, 1)
+    valid = usable.gather(1, order).flatten()
+    picture = torch.arange(n).repeat_interleave(PATCHES)
+    same = (picture[:, None] == picture[None]) & ~torch.eye(len(picture), dtype=torch.bool)
+    logits = (asked @ answers.T / HEAT).masked_fill(same | ~valid[None], float("-inf"))
+    return F.cross_entropy(logits[valid], torch.arange(len(picture))[valid])
 
 
 class Crop:
@@ -171,16 +162,7 @@ class Crop:
 
 
 def choose_hidden(n: int, side: int, draw: Draw) -> Tensor:
-    """Hide three in ten patches (n, side * side) from every other crop of a batch."""
+    """Hide three in ten patches (n, side * side) of every other crop of a batch."""
     chosen: Tensor = torch.rand(n, side * side, generator=draw.generator) < 0.3
     chosen[::2] = False
     return chosen
-
-
-def balance(logits: Tensor, heat: float) -> Tensor:
-    """Sinkhorn-Knopp: soft assignments (rows, prototypes) whose rows sum to 1 and whose columns are used equally."""
-    assignment = torch.exp((logits - logits.max()) / heat)
-    for _ in range(3):
-        assignment = assignment / assignment.sum(dim=0, keepdim=True).clamp(min=1e-12)
-        assignment = assignment / assignment.sum(dim=1, keepdim=True).clamp(min=1e-12)
-    return assignment
