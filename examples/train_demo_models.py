@@ -36,7 +36,7 @@ from torch import nn
 from aligncut_cli.demo.scenes import TRAINING_SEED
 
 OBJECTIVES: dict[str, type[Clip] | type[Dino] | type[Mae]] = {"demo-clip": Clip, "demo-dino": Dino, "demo-mae": Mae}
-STEPS = {"demo-clip": 2400, "demo-dino": 2400, "demo-mae": 3600}
+STEPS = {"demo-clip": 3200, "demo-dino": 1500, "demo-mae": 2600}
 
 
 class Run:

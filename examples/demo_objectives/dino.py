@@ -16,7 +16,8 @@ from demo_objectives.encoder import GRID, PATCH, WIDTH, Draw, build_encoder, enc
 from demo_objectives.scenes import Scenes
 
 HEAT = 0.2
-RECOLOURING = 0.05, 0.35  # how strongly crops are recoloured: at first, so that there is something to hold on to; later
+RECOLOURING = 0.3
+APART = 2  # patches of one picture that lie further apart than this are told from each other
 WIDE, PATCHES = 7, 12  # side of the crops in patches; patches that are compared per crop
 
 
@@ -60,9 +61,8 @@ class Dino(nn.Module):
         n = len(images)
         first = Crop(images, GRID if late else WIDE, draw)
         crops = [first, Crop(images, GRID if late else WIDE, draw, near=first)]
-        strength = RECOLOURING[0] + (RECOLOURING[1] - RECOLOURING[0]) * min(1.0, progress / 0.4)
         for crop in crops:
-            crop.recolour(strength, draw)
+            crop.recolour(RECOLOURING, draw)
         side = first.side
         with torch.no_grad():
             seen, window = torch.cat([crop.images for crop in crops]), torch.cat([crop.window for crop in crops])
@@ -83,8 +83,8 @@ class Dino(nn.Module):
             there = crops[other].locate(crop.patch_centres())  # (n, patches, 2) in the other crop, -1 to 1
             wanted = F.grid_sample(maps[other], there[:, :, None], mode="nearest", align_corners=False)[..., 0]
             inside = (there.abs() < 1).all(dim=-1)
-            losses.append(tell_patches(patches, wanted.transpose(1, 2), inside, draw))
-            losses.append(tell_patches(patches, patch[number], is_hidden, draw))
+            losses.append(tell_patches(patches, wanted.transpose(1, 2), inside, draw, within=True))
+            losses.append(tell_patches(patches, patch[number], is_hidden, draw, within=False))
         return torch.stack(losses).sum() / 2
 
     def prepare(self, scenes: Scenes, cache: Path) -> None:
@@ -99,19 +99,23 @@ class Dino(nn.Module):
             old.lerp_(new, 1 - momentum)
 
 
-def tell_patches(patches: Tensor, wanted: Tensor, usable: Tensor, draw: Draw) -> Tensor:
+def tell_patches(patches: Tensor, wanted: Tensor, usable: Tensor, draw: Draw, *, within: bool) -> Tensor:
     """Cross-entropy of telling each patch's answer from those of patches of other pictures.
 
-    patches, wanted : (n, patches, dim) of unit length
+    patches, wanted : (n, patches, dim) of unit length, of square crops
     usable          : (n, patches): where there is an answer; PATCHES of these are drawn per picture
+    within          : whether patches of the same picture that lie apart are to be told from each other too
     """
-    n = len(patches)
+    n, side = len(patches), math.isqrt(patches.shape[1])
     order = (torch.rand(usable.shape, generator=draw.generator) - usable.float()).argsort(dim=1)[:, :PATCHES]
     pick = order[..., None].expand(-1, -1, patches.shape[2])
     asked, answers = patches.gather(1, pick).flatten(0, 1), wanted.gather(1, pick).flatten(0, 1)
     valid = usable.gather(1, order).flatten()
     picture = torch.arange(n).repeat_interleave(PATCHES)
+    row, column = order.flatten() // side, order.flatten() % side
+    gap = torch.maximum((row[:, None] - row).abs(), (column[:, None] - column).abs())
     same = (picture[:, None] == picture[None]) & ~torch.eye(len(picture), dtype=torch.bool)
+    same &= (gap <= APART) | (not within)
     logits = (asked @ answers.T / HEAT).masked_fill(same | ~valid[None], float("-inf"))
     return F.cross_entropy(logits[valid], torch.arange(len(picture))[valid])
 
