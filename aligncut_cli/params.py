@@ -370,6 +370,7 @@ class RunOptions:
     batch_size: int | None = None
     workers: int | None = None
     max_memory: str | None = None
+    scheduler: str | None = None
     quiet: bool = False
     verbose: bool = False
     json: bool = False

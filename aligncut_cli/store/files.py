@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import secrets
 import shutil
 import stat
 from collections.abc import Collection, Iterable, Iterator
@@ -63,9 +64,14 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def fragment_of(path: Path) -> Path:
+    """Return where a file is written before it gets its name; no two processes write the same."""
+    return path.with_name(f"{path.name}.{secrets.token_hex(4)}{FRAGMENT}")
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a small JSON file so that it is either whole or absent, also after a power cut."""
-    partial = path.with_name(path.name + FRAGMENT)
+    partial = fragment_of(path)
     with partial.open("w", encoding="utf-8") as stream:
         json.dump(value, stream, indent=1, default=str)
         stream.flush()
@@ -99,14 +105,14 @@ def sync_all(paths: Iterable[Path | str]) -> None:
             list(pool.map(sync, wanted))
 
 
-def changed_since(folder: Path, moment: float, *, chunks: bool) -> list[str]:
-    """Return the ordinary files in a folder that were written at or after a moment.
+def changed_since(folders: Iterable[Path], moment: float, *, chunks: bool) -> list[str]:
+    """Return the finished ordinary files in some folders that were written at or after a moment.
 
     moment : seconds since 1970
     chunks : whether to look at chunks of Zarr arrays too
     """
     found = []
-    waiting = [os.fspath(folder)]
+    waiting = [os.fspath(folder) for folder in folders if folder.is_dir()]
     while waiting:
         with os.scandir(waiting.pop()) as entries:
             for entry in entries:
@@ -114,7 +120,7 @@ def changed_since(folder: Path, moment: float, *, chunks: bool) -> list[str]:
                 if stat.S_ISDIR(status.st_mode):
                     if chunks or entry.name != "c":
                         waiting.append(entry.path)
-                elif stat.S_ISREG(status.st_mode) and status.st_mtime >= moment:
+                elif stat.S_ISREG(status.st_mode) and status.st_mtime >= moment and not entry.name.endswith(FRAGMENT):
                     found.append(entry.path)
     return found
 

@@ -11,11 +11,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import json
 import os
 import socket
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,17 @@ from aligncut_cli.store.files import FRAGMENT, remove, sync, walk_files, write_j
 from aligncut_cli.store.validate import read_json
 
 RECORD, LOCK, FINISHING = "record.json", "lock", "finishing.json"
+JOB, CREW = "job.pickle", "crew.json"
+"""What workers on other machines attach to, and who has done how much."""
 FOLDERS = ("done", "store", "scratch", "replaced")
-HOLDER = "process "
+HOLDER, BEATING = "process ", "beating"
 # Seconds without a finished block after which a process on another host is taken for dead, where locks cannot tell.
 SILENT = 3600.0
+# Seconds between the beats of a process that has workers elsewhere, and without one after which it is taken for dead:
+# locks do not reach other hosts on every file system.
+BEAT, MISSED = 10.0, 60.0
+# A file of this age in seconds that was never finished is nobody's; before, a worker may still be writing it.
+ABANDONED = 60.0
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
@@ -81,6 +88,8 @@ class Place:
         path = self.path / name
         if path.is_symlink():
             return False
+        if name == JOB:
+            return path.is_file()
         if name == LOCK:
             return path.is_file() and (not path.stat().st_size or path.read_bytes().startswith(HOLDER.encode()))
         return path.is_dir() if name in FOLDERS else path.is_file() and name.endswith((".json", FRAGMENT))
@@ -141,9 +150,14 @@ class Place:
             if same:
                 break
             os.close(handle)
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"{HOLDER}{os.getpid()} on {socket.gethostname()}\n".encode(), 0)
         self._lock = handle
+        self._write_holder()
+
+    def _write_holder(self, *words: str) -> None:
+        if self._lock is not None:
+            os.ftruncate(self._lock, 0)
+            text = ", ".join((f"{HOLDER}{os.getpid()} on {socket.gethostname()}", *words))
+            os.pwrite(self._lock, f"{text}\n".encode(), 0)
 
     def busy(self, holder: str) -> OutputInTheWay:
         """Return the error that says who works here."""
@@ -153,9 +167,29 @@ class Place:
         )
 
     def beat(self) -> None:
-        """Show other hosts that this process lives, where the file system has no locks."""
+        """Show other hosts that this process lives, where locks do not reach them."""
         if self._lock is not None:
             os.utime(self._lock)
+
+    @contextlib.contextmanager
+    def beating(self) -> Iterator[None]:
+        """Beat every few seconds meanwhile, whatever the blocks take, and say so in the lock."""
+        stop = threading.Event()
+
+        def loop() -> None:
+            while not stop.wait(BEAT):
+                with contextlib.suppress(OSError):
+                    self.beat()
+
+        self._write_holder(BEATING)
+        thread = threading.Thread(target=loop, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+            self._write_holder()
 
     def unlock(self) -> None:
         """Let others work here."""
@@ -172,11 +206,16 @@ class Place:
         write_json(self.path / RECORD, record)
         sync(self.path)
 
-    def drop_fragments(self) -> None:
-        """Remove what a killed process was in the middle of writing; folders may be called so, and stay."""
+    def drop_fragments(self, *, every: bool) -> None:
+        """Remove what a killed process was in the middle of writing; folders may be called so, and stay.
+
+        every : also what was written to a moment ago, which a live worker of that process may be about to finish
+        """
         for entry in walk_files(self.path):
             if entry.name.endswith(FRAGMENT) and entry.is_file(follow_symlinks=False):
-                os.unlink(entry.path)
+                with contextlib.suppress(FileNotFoundError):
+                    if every or time.time() - entry.stat(follow_symlinks=False).st_mtime > ABANDONED:
+                        os.unlink(entry.path)
 
     def void(self) -> None:
         """Let nothing of this work count any more."""
@@ -226,11 +265,16 @@ def _try_lock(handle: int) -> bool:
         if error.errno not in NO_LOCKS:
             raise
         return not _is_alive(_read_holder(handle), silent=time.time() - os.fstat(handle).st_mtime)
-    return True
+    holder, silent = _read_holder(handle), time.time() - os.fstat(handle).st_mtime
+    return BEATING not in holder or silent > MISSED or _host_of(holder) == socket.gethostname()
 
 
 def _read_holder(handle: int) -> str:
     return os.pread(handle, 200, 0).decode(errors="replace").strip()
+
+
+def _host_of(holder: str) -> str:
+    return "".join(holder.split()[3:4]).rstrip(",")
 
 
 def _is_alive(holder: str, silent: float) -> bool:
@@ -241,8 +285,8 @@ def _is_alive(holder: str, silent: float) -> bool:
     words = holder.split()
     if len(words) < 4 or not words[1].isdigit() or int(words[1]) == os.getpid():
         return False
-    if words[3].rstrip(",") != socket.gethostname():
-        return silent < SILENT
+    if _host_of(holder) != socket.gethostname():
+        return silent < (MISSED if BEATING in holder else SILENT)
     try:
         os.kill(int(words[1]), 0)
     except ProcessLookupError:
@@ -251,11 +295,3 @@ def _is_alive(holder: str, silent: float) -> bool:
         return True
     return True
 
-
-def read_marker(file: Path) -> list[str]:
-    """Return the files of the output that a block wrote, as its marker names them."""
-    try:
-        names = json.loads(file.read_text(encoding="utf-8") or "[]")
-    except (OSError, ValueError):
-        return []
-    return [str(name) for name in names] if isinstance(names, list) else []

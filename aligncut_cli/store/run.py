@@ -9,71 +9,62 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import json
 import os
 import platform
-import shutil
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
-from aligncut_cli.console import readable_bytes
-from aligncut_cli.errors import AlignCutError, BadInput, OutOfResources, OutputInTheWay, Stopped, UsageError
+from aligncut_cli.console import Console
+from aligncut_cli.errors import AlignCutError, BadInput, OutputInTheWay, Stopped, UsageError
 from aligncut_cli.params import RunOptions
 from aligncut_cli.store.apart import keep_apart
 from aligncut_cli.store.files import changed_since, exchange, foreign_files, remove, sync, sync_all, walk_files
 from aligncut_cli.store.files import write_json as write_json
-from aligncut_cli.store.place import Place, read_marker
+from aligncut_cli.store.markers import Markers
+from aligncut_cli.store.place import Place
 from aligncut_cli.store.place import wip_path as wip_path
+from aligncut_cli.store.plan import Outcome as Outcome
+from aligncut_cli.store.plan import Plan as Plan
 from aligncut_cli.store.provenance import Identity, installed_software, read_record
 from aligncut_cli.store.resources import memory_limit as memory_limit
 from aligncut_cli.store.resources import parse_size as parse_size
+from aligncut_cli.store.resources import require_disk, require_memory
 from aligncut_cli.store.seal import own_files, seal_folder, seal_store
 from aligncut_cli.store.watch import InputWatch
 
-FREE_DISK_MARGIN = 100_000_000
+T = TypeVar("T")
+
 CLOCK_SLACK = 1.0
 """Seconds by which a file system's clock may differ from ours."""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a stage is about to do.
+class Work:
+    """One stage's work on one output.
 
-    memory : bytes, projected peak
-    disk   : bytes to write
-    notes  : further lines for a dry run
-    phases : blocks per phase, in order; the driver fills them in
+    settled : what its first process has chosen for all of them, by name
+    is_mine : whether this process owns lock, record and markers; a worker computes blocks for the one that does
     """
 
-    memory: int
-    disk: int
-    notes: Mapping[str, Any] = field(default_factory=dict)
-    phases: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a run: its output, `complete`, `up to date` or `planned`, and figures to show."""
-
-    path: Path
-    state: str
-    summary: Mapping[str, Any]
-    plan: Mapping[str, Any] | None = None
-
-
-class Work:
-    """One stage's work on one output."""
-
-    def __init__(self, identity: Identity, options: RunOptions) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        options: RunOptions,
+        console: Console | None = None,
+        *,
+        settled: Mapping[str, Any] | None = None,
+    ) -> None:
         self.identity, self.options = identity, options
+        self.console = Console(quiet=True) if console is None else console
+        self.is_mine, self.settled = settled is None, dict(settled or {})
         self.output = options.output
         self.place = Place(options.output)
         self.wip, self.staging, self.scratch = self.place.path, self.place.staging, self.place.scratch
+        self.markers = Markers(self.place.markers)
         self.complete = False
         self.differences: list[str] = []
         self._resumed = self._claimed = False
@@ -93,6 +84,15 @@ class Work:
         if isinstance(error, AlignCutError) and self._claimed and not self.place.has_finished_blocks():
             self.place.clear()
         self.place.unlock()
+
+    def settle(self, name: str, choose: Callable[[], T]) -> T:
+        """Return a choice that all processes of this run share: the first makes it, workers take it over."""
+        if name not in self.settled:
+            if not self.is_mine:
+                raise AlignCutError(f"internal error: a worker was to choose {name!r} by itself")
+            self.settled[name] = choose()
+        chosen: T = self.settled[name]
+        return chosen
 
     # beginning
 
@@ -159,6 +159,7 @@ class Work:
 
     def _compare_place(self) -> None:
         """Find out whether the work that lies there is this run's, or in its way."""
+        self.markers.look_again()
         self._resumed = self.place.is_resumable(self.identity.digest)
         record = self.place.record()
         if self._resumed or record is None or not self.place.has_finished_blocks():
@@ -193,22 +194,8 @@ class Work:
         self._plan = plan
         if self.options.dry_run:
             return False
-        limit = memory_limit(self.options)
-        if plan.memory > limit:
-            raise OutOfResources(
-                f"{self.identity.stage} needs about {readable_bytes(plan.memory)} of memory, "
-                f"and {readable_bytes(limit)} may be used",
-                do="Raise --max-memory, or ask for less: a smaller --n-sample or --batch-size.",
-            )
-        share = self._share_left(plan)
-        folder = next(path for path in (self.wip, *self.wip.absolute().parents) if path.is_dir())
-        free = shutil.disk_usage(folder).free
-        if plan.disk * share + FREE_DISK_MARGIN > free:
-            raise OutOfResources(
-                f"{self.output} needs about {readable_bytes(plan.disk * share)} of disk, and "
-                f"{readable_bytes(free)} are free on {self.wip.absolute().parent}",
-                do="Free some space, or give a path on another disk with -o.",
-            )
+        require_memory(self.identity.stage, plan.memory, memory_limit(self.options))
+        require_disk(self.output, self.wip, plan.disk * self._share_left(plan))
         return self._claim()
 
     def _claim(self) -> bool:
@@ -222,9 +209,10 @@ class Work:
             return False
         self._compare_place()
         if self._resumed:
-            self.place.drop_fragments()
+            self.place.drop_fragments(every=False)
         else:
             self.place.begin(self.identity.record() | {"created": now()})
+            self.markers.look_again()
         self._resumed = self._claimed = True
         return True
 
@@ -237,7 +225,7 @@ class Work:
 
     def done(self, phase: str, index: int = 0) -> bool:
         """Return whether a block is finished: it has a marker, and what that speaks of is there."""
-        return self._resumed and (self.place.markers / f"{phase}.{index}").exists()
+        return self._resumed and self.markers.has(phase, index)
 
     def pending(self, phase: str) -> Iterator[int]:
         """Give the indices of the blocks that have no marker yet."""
@@ -258,16 +246,33 @@ class Work:
         moment = time.time()
         # Writer has waited for its own chunks; a phase of one block may write others, and folders have none
         every = self.identity.kind == "folder" or self._plan is None or self._plan.phases.get(phase) == 1
-        fresh = changed_since(self.wip, self._synced - CLOCK_SLACK, chunks=every)
+        fresh = changed_since(self._written, self._synced - CLOCK_SLACK, chunks=every)
         sync_all(path for path in fresh if not path.endswith("/lock"))
         self._synced = moment
         self.place.beat()
-        self.place.markers.mkdir(exist_ok=True)
-        names = []
+        self.markers.add(phase, index, self._promise(fresh))
+
+    def mark_for(self, phase: str, indices: Sequence[int]) -> None:
+        """Declare blocks finished that a worker has computed and put on the disk."""
+        self._watch.require_same(every_file=False)
+        fresh: list[str] = []
         if self.identity.kind == "folder":
-            start = os.fspath(self.staging) + os.sep
-            names = sorted(path.removeprefix(start) for path in fresh if path.startswith(start))
-        (self.place.markers / f"{phase}.{index}").write_text(json.dumps(names) if names else "", encoding="utf-8")
+            moment = time.time()
+            fresh = changed_since([self.staging], self._synced - CLOCK_SLACK, chunks=True)
+            self._synced = moment
+        for index in indices:
+            self.markers.add(phase, index, self._promise(fresh))
+            fresh = []
+
+    @property
+    def _written(self) -> list[Path]:
+        return [path for path in self.wip.iterdir() if path.is_dir() and path != self.place.markers]
+
+    def _promise(self, fresh: Sequence[str]) -> list[str]:
+        """Return which of some files belong to an output that is a folder, as paths from there."""
+        start = os.fspath(self.staging) + os.sep
+        ours = self.identity.kind == "folder"
+        return sorted(path.removeprefix(start) for path in fresh if ours and path.startswith(start))
 
     def progress_line(self) -> str:
         """Say how far an interrupted run has got."""
@@ -299,6 +304,7 @@ class Work:
             "summary": dict(summary or {}),
             **more,
         }
+        self.place.drop_fragments(every=True)
         try:
             self._watch.require_same(every_file=True)
             self._seal(record)
@@ -317,8 +323,7 @@ class Work:
         if self.identity.kind != "folder":
             seal_store(self.staging, record)
             return
-        markers = self.place.markers.iterdir() if self.place.markers.is_dir() else ()
-        seal_folder(self.staging, record, promised={name for file in markers for name in read_marker(file)})
+        seal_folder(self.staging, record, promised=self.markers.promised())
 
     def _take_name(self) -> None:
         """Give the output its name; what stood there is replaced in one step, and only if all of it is ours."""
@@ -344,7 +349,7 @@ class Work:
             "platform": platform.platform(),
             "seconds": round(time.time() - self._started, 3),
             "finished": now(),
-            **{key: options[key] for key in ("device", "batch_size", "workers", "max_memory")},
+            **{key: options[key] for key in ("device", "batch_size", "workers", "max_memory", "scheduler")},
         }
 
     def outcome(self) -> Outcome:
@@ -366,7 +371,9 @@ class Work:
         return Outcome(self.output, "planned", {}, planned)
 
 
-def begin(identity: Identity, options: RunOptions, *, inputs: Sequence[Path] | None = None) -> Work:
+def begin(
+    identity: Identity, options: RunOptions, console: Console | None = None, *, inputs: Sequence[Path] | None = None
+) -> Work:
     """Look at one output and the place of work beside it; nothing is claimed before `Work.accept`.
 
     inputs : paths that the output must not be, nor lie in, nor hold
@@ -378,7 +385,7 @@ def begin(identity: Identity, options: RunOptions, *, inputs: Sequence[Path] | N
             f"{str(options.output)!r} is no name for an output", do="Give -o the path of something new, not .wip."
         )
     keep_apart([options.output], inputs or [], strict=True)
-    work = Work(identity, options)
+    work = Work(identity, options, console)
     try:
         work._look()
     except BaseException:

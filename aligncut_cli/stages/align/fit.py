@@ -34,6 +34,7 @@ from aligncut_cli.maths.ridge import RidgeFit, choose_penalty, decompose_kernel,
 from aligncut_cli.maths.split_images import ImageSplit
 from aligncut_cli.params import AlignParams
 from aligncut_cli.stages.align.data import Float, Index, NodeSample
+from aligncut_cli.store.files import fragment_of
 from aligncut_cli.store.kinds.alignment import VOXELS_PER_BLOCK
 
 # At most this share of the time goes into checkpoints.
@@ -169,7 +170,7 @@ class Checkpoint:
         self._saved = time.monotonic()
         state = fit.state()
         self.path.parent.mkdir(exist_ok=True)
-        partial = self.path.with_suffix(".partial")
+        partial = fragment_of(self.path)
         tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.tensors.items()}
         save_file(tensors, partial, metadata={"record": json.dumps(state.record)})
         partial.replace(self.path)
