@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -96,3 +97,35 @@ def _available_memory() -> int:
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def pinned_threads() -> int:
+    """Return the threads of numerical libraries that every worker of a run takes: OMP_NUM_THREADS, or 1."""
+    return (_environment("OMP_NUM_THREADS") or [1])[0]
+
+
+def pin_threads(count: int) -> None:
+    """Have numerical libraries use so many threads in this thread, those that are loaded and those to come."""
+    import threadpoolctl
+    import torch
+
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = str(count)
+    threadpoolctl.threadpool_limits(count)
+    torch.set_num_threads(count)
+
+
+def has_device(kind: str) -> bool:
+    """Return whether this process sees a device of a kind, cpu or cuda."""
+    import torch
+
+    return kind == "cpu" or (kind == "cuda" and torch.cuda.is_available())
+
+
+def processor(kind: str) -> str:
+    """Name what computes on a kind of device, as far as results depend on it."""
+    import torch
+
+    if kind == "cuda" and torch.cuda.is_available():
+        return str(torch.cuda.get_device_name(0))
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"

@@ -34,6 +34,14 @@ SHARED_FLAGS: dict[str, tuple[Any, Any]] = {
         _run_flag("--workers", min=0, help="Processes that decode images; threads of `segment`.", metavar="N"),
     ),
     "max_memory": (str | None, _run_flag("--max-memory", help="Memory to stay under, such as 8G.", metavar="SIZE")),
+    "scheduler": (
+        str | None,
+        _run_flag(
+            "--scheduler",
+            help="Workers for independent blocks: file:S.json or tcp://HOST:PORT of Dask, or local:N.",
+            metavar="WHERE",
+        ),
+    ),
     "quiet": (bool, _run_flag("--quiet", "-q", help="Say nothing but warnings and errors.")),
     "verbose": (bool, _run_flag("--verbose", "-v", help="Say more, and show tracebacks.")),
     "json": (bool, _run_flag("--json", help="Print the result as JSON.")),

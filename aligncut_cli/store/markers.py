@@ -1,4 +1,4 @@
-"""The marker files of finished blocks: one per block, listed once, with the files of the output that the block wrote."""
+"""The marker files of finished blocks, listed once; each names the files of the output that its block wrote."""
 
 from __future__ import annotations
 

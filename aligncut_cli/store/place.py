@@ -294,4 +294,3 @@ def _is_alive(holder: str, silent: float) -> bool:
     except PermissionError:
         return True
     return True
-

@@ -62,6 +62,10 @@ class Store:
         self._arrays: dict[str, zarr.Array[Any]] = {}
         self._checksums: dict[str, bytes] = {}
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Cross a process boundary as its path and record; the other process opens the arrays for itself."""
+        return Store, (self.path, self.record)
+
     @property
     def kind(self) -> str:
         """Return the kind of the store: features, eigs, ..."""

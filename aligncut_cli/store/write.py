@@ -42,7 +42,8 @@ class Writer:
         """Write whole chunks; when this returns, the data is on the disk."""
         array = self.array(name)
         array[selection] = values
-        sync_all(written_chunks(self.path, array, selection))
+        chunks = written_chunks(self.path, array, selection)
+        sync_all([*chunks, *{chunk.parent for chunk in chunks}])
 
     def read(self, name: str, selection: Any = ...) -> np.ndarray[Any, Any]:
         """Read back what an earlier phase wrote, with the checks of a finished store."""

@@ -9,14 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from aligncut_cli.console import Console
 from aligncut_cli.errors import UsageError
 from aligncut_cli.masks import MaskSet
-from aligncut_cli.maths.device import resolve_device
-from aligncut_cli.params import ActivationsParams, RunOptions
+from aligncut_cli.params import ActivationsParams
 from aligncut_cli.stages.activations.channels import DrivingPatches
 from aligncut_cli.stages.activations.figure_ground import Activations, FigureGround
 from aligncut_cli.stages.activations.similarity import TokenSimilarity
+from aligncut_cli.stages.device import settle_device
 from aligncut_cli.stages.photos import Photos
 from aligncut_cli.stages.space import FeatureSpace
 from aligncut_cli.store.kinds.alignment import Alignment
@@ -38,14 +37,12 @@ class ActivationsStage:
         alignment: Store,
         masks: MaskSet | None,
         params: ActivationsParams,
-        options: RunOptions,
-        console: Console,
         *,
         photos: Path | str | None,
     ) -> None:
-        self.work, self.params, self.console = work, params, console
+        self.work, self.params, self.console = work, params, work.console
         self.axes, self.alignment = source.axes, Alignment(alignment)
-        self.space = FeatureSpace.universal(source, alignment, resolve_device(options.device))
+        self.space = FeatureSpace.universal(source, alignment, settle_device(work))
         self.photos = Photos(self.space.features.images(), photos)
         self.roi_names: list[str] = []
         self.controls = collect_controls(source, alignment)
@@ -57,7 +54,7 @@ class ActivationsStage:
             self.alignment.require_readout("--masks")
             masks.require(ids)
             self.roi_names, rois = self.alignment.stack_rois(with_all=True)
-            self.pooled = FigureGround(self.space, self.alignment, rois, masks, self.photos, work.scratch, console)
+            self.pooled = FigureGround(self.space, self.alignment, rois, masks, self.photos, work.scratch, work.console)
         self.places: list[tuple[str, TokenPlace]] = []
         self.similarity: TokenSimilarity | None = None
         if params.slot is not None:
@@ -65,7 +62,7 @@ class ActivationsStage:
             self.places = [(text, parse_token(text, ids, self.axes[slot.model])) for text in params.token]
             if params.space == "brain":
                 self.alignment.require_readout("--space brain")
-            self.similarity = TokenSimilarity(self.space, self.alignment, slot, self.photos, params, console)
+            self.similarity = TokenSimilarity(self.space, self.alignment, slot, self.photos, params, work.console)
         self.channels: DrivingPatches | None = None
         if params.channels and (masks is not None or not params.token):
             self.channels = self._open_channels(needed=masks is None)

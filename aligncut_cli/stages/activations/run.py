@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aligncut_cli.console import Console
 from aligncut_cli.errors import UsageError
@@ -10,8 +12,11 @@ from aligncut_cli.params import ActivationsParams, RunOptions, as_record
 from aligncut_cli.stages.inputs import open_mask_input
 from aligncut_cli.store.phases import Stage, run_stage
 from aligncut_cli.store.provenance import Identity
-from aligncut_cli.store.read import open_store
+from aligncut_cli.store.read import Store, open_store
 from aligncut_cli.store.run import Outcome, Work
+
+if TYPE_CHECKING:
+    from aligncut_cli.masks import MaskSet
 
 VERSION = 2
 
@@ -48,9 +53,18 @@ def run(
         loose=["masks_format", "threshold", "split", "seed"],
     )
 
-    def build(work: Work) -> Stage:
-        from aligncut_cli.stages.activations.phases import ActivationsStage
-
-        return ActivationsStage(work, source, aligned, truth.masks, params, options, console, photos=photos)
-
+    build = partial(_build, source, aligned, truth.masks, params, photos)
     return run_stage(identity, options, console, inputs=[store.path for store in stores], build=build)
+
+
+def _build(
+    source: Store,
+    aligned: Store,
+    masks: MaskSet | None,
+    params: ActivationsParams,
+    photos: Path | str | None,
+    work: Work,
+) -> Stage:
+    from aligncut_cli.stages.activations.phases import ActivationsStage
+
+    return ActivationsStage(work, source, aligned, masks, params, photos=photos)

@@ -9,9 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from aligncut_cli.console import Console
-from aligncut_cli.maths.device import resolve_device
-from aligncut_cli.params import RunOptions
+from aligncut_cli.stages.device import settle_device
 from aligncut_cli.stages.space import FeatureSpace
 from aligncut_cli.store.kinds.base import put_images
 from aligncut_cli.store.kinds.features import POOLED, TOKENS, create_features
@@ -27,10 +25,10 @@ PROCESS_BYTES = 600_000_000
 class ApplyStage:
     """One run of the stage: blocks of the features' own chunks."""
 
-    def __init__(self, work: Work, source: Store, fitted: Store, options: RunOptions, console: Console) -> None:
+    def __init__(self, work: Work, source: Store, fitted: Store) -> None:
         self.work = work
         self.controls = collect_controls(source, fitted)
-        self.space = FeatureSpace.of(source, fitted, resolve_device(options.device))
+        self.space = FeatureSpace.of(source, fitted, settle_device(work))
         self.space.require()
         self.features, self.axes = self.space.features, self.space.axes
         self.width = self.space.width(comparable=True)

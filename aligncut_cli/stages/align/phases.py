@@ -13,14 +13,12 @@ from safetensors.torch import load_file, save_file
 
 from aligncut_cli.brain.join import suspect_pairing
 from aligncut_cli.brain.responses import load_responses
-from aligncut_cli.console import Console
 from aligncut_cli.maths.alignment_fit import AlignmentFit, restore_units
 from aligncut_cli.maths.alignment_start import AlignmentStart
-from aligncut_cli.maths.device import resolve_device
 from aligncut_cli.maths.encoding import AlignmentMaps, average_slots
 from aligncut_cli.maths.ridge import PRECISE_IMAGES
 from aligncut_cli.maths.slot_scores import predict_by_each_slot
-from aligncut_cli.params import AlignParams, RunOptions
+from aligncut_cli.params import AlignParams
 from aligncut_cli.stages.align.consensus import estimate_memory, format_consensus
 from aligncut_cli.stages.align.consensus_phases import find_fold_consensus, write_consensus
 from aligncut_cli.stages.align.data import NODE_IMAGES, NODE_TOKENS, AlignmentData, Job, list_jobs
@@ -33,6 +31,7 @@ from aligncut_cli.stages.align.scores import (
     score_slot,
     summarize_scores,
 )
+from aligncut_cli.stages.device import settle_device
 from aligncut_cli.stages.inputs import ResponsePaths
 from aligncut_cli.store.kinds.alignment import (
     BIAS,
@@ -71,13 +70,11 @@ class AlignStage:
         source: Store,
         paths: ResponsePaths,
         params: AlignParams,
-        options: RunOptions,
-        console: Console,
     ) -> None:
-        self.work, self.params, self.console = work, params, console
+        self.work, self.params, self.console = work, params, work.console
         self.synthetic = paths.are_synthetic()
         self.controls = [] if params.control == "none" else [params.control]
-        self.device = resolve_device(options.device)
+        self.device = settle_device(work)
         self.responses = load_responses(
             paths.responses,
             image_ids=paths.image_ids,
@@ -88,7 +85,7 @@ class AlignStage:
             average_repeats=params.average_repeats,
         )
         self.data = AlignmentData(Features(source), self.responses, params)
-        console.note(self.data.joined.describe())
+        self.console.note(self.data.joined.describe())
         self.jobs = list_jobs(params)
         self.n_runs = len({job.run for job in self.jobs})
         self.writer = Writer(work.staging)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from aligncut_cli.console import Console
@@ -11,7 +12,7 @@ from aligncut_cli.params import AlignParams, ApplyParams, RunOptions, as_record
 from aligncut_cli.stages.inputs import ResponsePaths
 from aligncut_cli.store.phases import Stage, run_stage
 from aligncut_cli.store.provenance import Identity
-from aligncut_cli.store.read import open_store
+from aligncut_cli.store.read import Store, open_store
 from aligncut_cli.store.run import Outcome, Work
 
 VERSION = 2
@@ -44,19 +45,21 @@ def run(
         inputs=[source.as_input, *([] if paths is None else [paths.as_input()])],
     )
 
-    def build(work: Work) -> Stage:
-        if paths is None:
-            from aligncut_cli.stages.align.consensus_phases import ConsensusStage
-
-            return ConsensusStage(work, source, params, options, console)
-        from aligncut_cli.stages.align.phases import AlignStage
-
-        return AlignStage(work, source, paths, params, options, console)
-
+    build = partial(_build, source, paths, params)
     outcome = run_stage(identity, options, console, inputs=[source.path], build=build)
     if figures is not None and outcome.plan is None:
         draw(outcome.path, replace(options, output=figures), console)
     return outcome
+
+
+def _build(source: Store, paths: ResponsePaths | None, params: AlignParams, work: Work) -> Stage:
+    if paths is None:
+        from aligncut_cli.stages.align.consensus_phases import ConsensusStage
+
+        return ConsensusStage(work, source, params, work.options, work.console)
+    from aligncut_cli.stages.align.phases import AlignStage
+
+    return AlignStage(work, source, paths, params)
 
 
 def draw(alignment: Path, options: RunOptions, console: Console) -> Outcome:
@@ -86,9 +89,11 @@ def apply(features: Path, alignment: Path, params: ApplyParams, options: RunOpti
         loose=["seed"],
     )
 
-    def build(work: Work) -> Stage:
-        from aligncut_cli.stages.align.apply import ApplyStage
-
-        return ApplyStage(work, source, fitted, options, console)
-
+    build = partial(_build_apply, source, fitted)
     return run_stage(identity, options, console, inputs=[source.path, fitted.path], build=build)
+
+
+def _build_apply(source: Store, fitted: Store, work: Work) -> Stage:
+    from aligncut_cli.stages.align.apply import ApplyStage
+
+    return ApplyStage(work, source, fitted)

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from aligncut_cli.console import Console
 from aligncut_cli.errors import OutOfResources
-from aligncut_cli.maths.device import free_memory, resolve_device
+from aligncut_cli.maths.device import free_memory
 from aligncut_cli.maths.eigensolve import estimate_solver_memory, solve_normalized_cut
 from aligncut_cli.maths.neighbours import choose_search
 from aligncut_cli.maths.propagate import gram, orthogonalizer
 from aligncut_cli.maths.sampling import FPS_POOL
 from aligncut_cli.maths.variance_shares import mean_shares
-from aligncut_cli.params import EigsParams, RunOptions
+from aligncut_cli.params import EigsParams
+from aligncut_cli.stages.device import settle_device
 from aligncut_cli.stages.eigs.basis import copy_solution, find_groups
 from aligncut_cli.stages.eigs.carry import EXTENSIONS, Extension, SolvedSample
 from aligncut_cli.stages.eigs.check import check_residual
@@ -66,12 +66,10 @@ class EigsStage:
         alignment: Store | None,
         base: Store | None,
         params: EigsParams,
-        options: RunOptions,
-        console: Console,
     ) -> None:
-        self.work, self.params, self.options, self.console = work, params, options, console
+        self.work, self.params, self.options, self.console = work, params, work.options, work.console
         self.controls = collect_controls(source, alignment, base)
-        self.device = resolve_device(options.device)
+        self.device = settle_device(work)
         self.base = None if base is None else Eigs(base)
         self.space = FeatureSpace.of(
             source,
@@ -88,25 +86,29 @@ class EigsStage:
         self.layout = Layout(self.space, self.base, params)
         if self.base is not None:
             find_groups(self.base, self.layout.names)
-        self.search = choose_search(
-            method=params.search,
-            n_queries=max(self.layout.sizes),
-            n_sample=self.layout.n_sample,
-            dim=self.layout.dim,
-            device=self.device,
+        self.search = work.settle(
+            "search",
+            lambda: choose_search(
+                method=params.search,
+                n_queries=max(self.layout.sizes),
+                n_sample=self.layout.n_sample,
+                dim=self.layout.dim,
+                device=self.device,
+            ),
         )
+        self.on_gpu = work.settle("bytes of the GPU", lambda: free_memory(self.device))
         self.writer, self.scratch = Writer(work.staging), Writer(work.scratch)
         self._extension: tuple[int, Extension] | None = None
 
     def phases(self) -> Sequence[Phase[Any]]:
         """Return the phases in order."""
-        groups, blocks = range(len(self.layout.groups)), self.layout.blocks
+        groups, blocks, group_of = range(len(self.layout.groups)), self.layout.blocks, self.layout.group_of.__getitem__
         phases: list[Phase[Any]] = [
             single_step("create", self._create),
             *([Phase("centre", self.axes.models, self._centre)] if self.params.centre == "slot" else ()),
             single_step("sample", self._sample),
             Phase("solve", groups, self._solve, parallel=True),
-            node_phase("carry", self.axes, blocks, load=self.space.load, compute=self._carry),
+            node_phase("carry", self.axes, blocks, load=self.space.load, compute=self._carry, part=group_of),
         ]
         if self.params.orthogonalize:
             rotate = node_phase(
@@ -128,6 +130,7 @@ class EigsStage:
         total = sum(self.layout.sizes)
         return Plan(
             memory=base + max(solving, streaming),
+            worker=base + max(streaming, solving if len(self.layout.groups) > 1 else 0),
             disk=total * c * 4 * (2 if self.params.orthogonalize else 1)
             + len(self.layout.groups) * m * (dim * 4 + c * 4 + 16),
             notes={
@@ -141,7 +144,7 @@ class EigsStage:
 
     def _plan_solver(self, base: int) -> tuple[int, str]:
         """Return the solver's bytes of memory beside `base`, and how it will hold the affinity."""
-        m, on_gpu = self.layout.n_sample, free_memory(self.device)
+        m, on_gpu = self.layout.n_sample, self.on_gpu
         solver = estimate_solver_memory(m, self.layout.dim, n_eig=self.params.n_eig, device=self.device)
         fits = self.base is not None or solver.half <= (memory_limit(self.options) - base if on_gpu is None else on_gpu)
         needed = 0 if self.base is not None else solver.half if fits else solver.matrix_free
@@ -213,14 +216,13 @@ class EigsStage:
             return
         rows = self.writer.read(SAMPLE_FEATURES.at(), group)
         limit = memory_limit(self.options) - PROCESS_BYTES - rows.nbytes
-        on_gpu = free_memory(self.device)
         name = self.layout.names[group]
         with self.console.progress(f"solve {name}", 1, unit="steps") as progress:
             solution = solve_normalized_cut(
                 torch.from_numpy(rows),
                 n_eig=self.params.n_eig,
                 device=self.device,
-                memory_limit=limit if on_gpu is None else on_gpu,
+                memory_limit=limit if self.on_gpu is None else self.on_gpu,
                 seed=self.params.seed,
                 progress=progress.reach,
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from aligncut_cli.console import Console
@@ -9,7 +10,7 @@ from aligncut_cli.params import EigsParams, RunOptions, as_record
 from aligncut_cli.stages.eigs.basis import take_params
 from aligncut_cli.store.phases import Stage, run_stage
 from aligncut_cli.store.provenance import Identity
-from aligncut_cli.store.read import open_store
+from aligncut_cli.store.read import Store, open_store
 from aligncut_cli.store.run import Outcome, Work
 
 VERSION = 2
@@ -39,9 +40,11 @@ def run(
         inputs=[store.as_input for store in stores],
     )
 
-    def build(work: Work) -> Stage:
-        from aligncut_cli.stages.eigs.phases import EigsStage
-
-        return EigsStage(work, source, aligned, base, params, options, console)
-
+    build = partial(_build, source, aligned, base, params)
     return run_stage(identity, options, console, inputs=[store.path for store in stores], build=build)
+
+
+def _build(source: Store, aligned: Store | None, base: Store | None, params: EigsParams, work: Work) -> Stage:
+    from aligncut_cli.stages.eigs.phases import EigsStage
+
+    return EigsStage(work, source, aligned, base, params)

@@ -11,16 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aligncut_cli.console import Console
 from aligncut_cli.images.decode import Copy, Pixels
 from aligncut_cli.images.files import ImageFile
 from aligncut_cli.images.workers import ImageDecoder, check_images
 from aligncut_cli.machine import cpu_count
-from aligncut_cli.maths.device import resolve_device
 from aligncut_cli.maths.sampling import node_keys, stable_hash
 from aligncut_cli.models.backbone import Backbone, load_backbone
 from aligncut_cli.models.registry import ModelSpec
-from aligncut_cli.params import ExtractParams, RunOptions
+from aligncut_cli.params import ExtractParams
+from aligncut_cli.stages.device import settle_device
 from aligncut_cli.stages.extract.batches import Batch, copy_for, describe_preparation
 from aligncut_cli.stages.extract.layout import Layout, ModelPart, describe_models
 from aligncut_cli.store.kinds.base import put_images
@@ -44,18 +43,23 @@ class ExtractStage:
         files: Sequence[ImageFile],
         specs: Sequence[ModelSpec],
         params: ExtractParams,
-        options: RunOptions,
-        console: Console,
     ) -> None:
-        self.work, self.params, self.console = work, params, console
+        self.work, self.params, self.console, options = work, params, work.console, work.options
         self.arrays = ARRAYS[params.save]
-        self.device = resolve_device(options.device)
+        self.device = settle_device(work)
         self.batch = options.batch_size or (CUDA_BATCH if self.device.type == "cuda" else CPU_BATCH)
-        self.workers = options.workers if options.workers is not None else max(1, min(8, cpu_count() - 1))
+        self.workers = self._count_decoders()
         models = describe_models(specs, params)
-        self.files, self.sizes, self.skipped = self._check_images(files)
+        self.files, self.sizes, self.skipped = work.settle("images", lambda: self._check_images(files))
         self.layout = Layout(models, len(self.files), images_per_batch=self.batch)
         self.writer = Writer(work.staging)
+
+    def _count_decoders(self) -> int:
+        """Return how many processes decode images; a worker decodes by itself, as it may have no processes of its own."""
+        if not self.work.is_mine:
+            return 0
+        given = self.work.options.workers
+        return given if given is not None else max(1, min(8, cpu_count() - 1))
 
     def _check_images(
         self, files: Sequence[ImageFile]
@@ -93,6 +97,7 @@ class ExtractStage:
             size=lambda images: images.stop - images.start,
             label="extract",
             parallel=True,
+            together=self.layout.blocks_per_batch,
         )
         return [single_step("create", self._create), blocks]
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from aligncut_cli.console import Console
 from aligncut_cli.digests import digest_of
-from aligncut_cli.images.files import find_images, hash_images
-from aligncut_cli.models.registry import parse_models, weights_identity
+from aligncut_cli.images.files import ImageFile, find_images, hash_images
+from aligncut_cli.models.registry import ModelSpec, parse_models, weights_identity
 from aligncut_cli.params import ExtractParams, RunOptions, as_record
 from aligncut_cli.store.kinds.every import reserved_names
 from aligncut_cli.store.phases import Stage, run_stage
@@ -48,10 +49,12 @@ def run(inputs: Sequence[Path], params: ExtractParams, options: RunOptions, cons
         loose=["weights", "site", *SETTINGS],
     )
 
-    def build(work: Work) -> Stage:
-        from aligncut_cli.stages.extract.phases import ExtractStage
-
-        return ExtractStage(work, files, specs, params, options, console)
-
     folders = [path for path in inputs if path.is_dir()]
+    build = partial(_build, files, specs, params)
     return run_stage(identity, options, console, inputs=folders, build=build)
+
+
+def _build(files: Sequence[ImageFile], specs: Sequence[ModelSpec], params: ExtractParams, work: Work) -> Stage:
+    from aligncut_cli.stages.extract.phases import ExtractStage
+
+    return ExtractStage(work, files, specs, params)

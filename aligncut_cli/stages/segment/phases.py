@@ -8,10 +8,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from aligncut_cli.console import Console
 from aligncut_cli.machine import cpu_count
 from aligncut_cli.masks import MaskSet
-from aligncut_cli.params import RunOptions, SegmentParams
+from aligncut_cli.params import SegmentParams
 from aligncut_cli.stages.segment.clusters import Clusters
 from aligncut_cli.stages.segment.oracle import Oracle
 from aligncut_cli.stages.segment.passes import ByModel, Floats, Layout, Place, Rows, Setting, Sums, Truth
@@ -79,10 +78,8 @@ class SegmentStage:
         runs: Sequence[Run],
         masks: MaskSet | None,
         params: SegmentParams,
-        options: RunOptions,
-        console: Console,
     ) -> None:
-        self.work, self.params, self.console = work, params, console
+        self.work, self.params, self.console = work, params, work.console
         self.controls = collect_controls(runs[0].store)
         self.run_controls = {
             run.name: collect_controls(*(other.store for other in runs if other.name == run.name)) for run in runs
@@ -100,8 +97,8 @@ class SegmentStage:
             sums=Sums(work.scratch, self.layout, n_classes=len(self.classes)),
             writer=self.writer,
             params=params,
-            n_threads=options.workers or cpu_count(),
-            console=console,
+            n_threads=work.options.workers or cpu_count(),
+            console=work.console,
         )
         self.way: Way = way(setting)
         self.labels = declare_labels(self.way.coarser)

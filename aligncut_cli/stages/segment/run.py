@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from aligncut_cli.console import Console
 from aligncut_cli.errors import UsageError
 from aligncut_cli.params import RunOptions, SegmentParams, as_record
 from aligncut_cli.stages.inputs import open_mask_input
-from aligncut_cli.stages.segment.runs import open_run
+from aligncut_cli.stages.segment.runs import Run, open_run
 from aligncut_cli.store.phases import Stage, run_stage
 from aligncut_cli.store.provenance import Identity
 from aligncut_cli.store.read import open_store
@@ -64,15 +65,17 @@ def run(
         loose=LOOSE,
     )
 
-    def build(work: Work) -> Stage:
-        from aligncut_cli.stages.segment.phases import SegmentStage
-
-        return SegmentStage(work, runs, truth.masks, params, options, console)
-
+    build = partial(_build, runs, truth.masks, params)
     outcome = run_stage(identity, options, console, inputs=[run.store.path for run in runs], build=build)
     if figures is not None and outcome.plan is None:
         draw(outcome.path, truth.masks, params, replace(options, output=figures), console, photos=photos)
     return outcome
+
+
+def _build(runs: Sequence[Run], masks: MaskSet | None, params: SegmentParams, work: Work) -> Stage:
+    from aligncut_cli.stages.segment.phases import SegmentStage
+
+    return SegmentStage(work, runs, masks, params)
 
 
 def draw(

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aligncut_cli.console import Console
 from aligncut_cli.errors import BadInput
-from aligncut_cli.maths.device import resolve_device
 from aligncut_cli.maths.tsne import fit_tsne
-from aligncut_cli.params import RunOptions, TsneParams
+from aligncut_cli.params import TsneParams
 from aligncut_cli.stages.comparability import share_a_space
+from aligncut_cli.stages.device import settle_device
 from aligncut_cli.stages.sample import choose_nodes, gather_rows
 from aligncut_cli.stages.tsne.basis import copy_fit, require_same_space
 from aligncut_cli.stages.tsne.place import NearestPlaces
@@ -77,12 +76,10 @@ class TsneStage:
         source: Store,
         base: Store | None,
         params: TsneParams,
-        options: RunOptions,
-        console: Console,
     ) -> None:
-        self.work, self.params, self.console = work, params, console
+        self.work, self.params, self.console = work, params, work.console
         self.controls = collect_controls(source, base)
-        self.device = resolve_device(options.device)
+        self.device = settle_device(work)
         self.source, self.base = Eigs(source), None if base is None else Tsne(base)
         self.axes = self.source.axes
         self.layout = Layout(self.source, self.base, params)
@@ -97,7 +94,14 @@ class TsneStage:
             single_step("create", self._create),
             single_step("sample", self._sample),
             Phase("fit", range(len(self.layout.groups)), self._fit, parallel=True),
-            node_phase("place", self.axes, self.layout.blocks, load=self.source.read_block, compute=self._place),
+            node_phase(
+                "place",
+                self.axes,
+                self.layout.blocks,
+                load=self.source.read_block,
+                compute=self._place,
+                part=self.layout.group_of.__getitem__,
+            ),
         ]
 
     def plan(self) -> Plan:
