@@ -55,7 +55,7 @@ class ExtractStage:
         self.writer = Writer(work.staging)
 
     def _count_decoders(self) -> int:
-        """Return how many processes decode images; a worker decodes by itself, as it may have no processes of its own."""
+        """Return how many processes decode images; a worker decodes by itself: it may have no processes."""
         if not self.work.is_mine:
             return 0
         given = self.work.options.workers

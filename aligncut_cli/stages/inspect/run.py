@@ -13,7 +13,7 @@ from aligncut_cli.controls import title_with_controls
 from aligncut_cli.errors import BadInput
 from aligncut_cli.stages.inspect.verify import verify_output
 from aligncut_cli.store.files import walk_files
-from aligncut_cli.store.place import RECORD, Place
+from aligncut_cli.store.place import CREW, RECORD, Place
 from aligncut_cli.store.provenance import STORE_RECORD, read_record
 from aligncut_cli.store.validate import check_node, check_record, read_json
 
@@ -53,9 +53,18 @@ def describe(path: Path, *, verify: Console | None = None) -> dict[str, Any]:
         "complete": False,
         **record,
         "done": done,
+        "workers": _read_crew(place.path),
         "arrays": list(_arrays(place.staging)),
         "bytes": _disk_bytes(place.path),
     }
+
+
+def _read_crew(place: Path) -> dict[str, Any]:
+    """Return who computes there and has done how much; nothing where no workers do."""
+    try:
+        return read_json(place / CREW)
+    except (BadInput, OSError):
+        return {}
 
 
 def _arrays(path: Path) -> Iterator[dict[str, Any]]:
@@ -90,6 +99,10 @@ def as_text(found: dict[str, Any]) -> str:
     if not found["complete"]:
         done = ", ".join(f"{count:,} {phase}" for phase, count in sorted(found["done"].items())) or "nothing"
         lines.append(f"blocks done: {done}. Its command, typed again, goes on from there.")
+        if found["workers"]:
+            shares = found["workers"].get("workers", {})
+            done = ", ".join(f"{name} {count}" for name, count in shares.items()) or "none yet"
+            lines.append(f"workers of {found['workers'].get('scheduler', '?')}, blocks by each: {done}")
     if found.get("models"):
         lines.append(f"models: {', '.join(found['models'])}")
     lines += [f"input:  {item['path']} ({item['kind']})" for item in found["inputs"]]
