@@ -14,6 +14,9 @@ from aligncut_cli.store.kinds.base import NodeStore
 from aligncut_cli.store.nodes import Block, Slot, image_slices
 from aligncut_cli.store.phases import load_ahead
 
+KEYS_AT_ONCE = 1 << 20
+"""Nodes that keys are drawn of at once: 100,000 images of one slot would take 1.3 GB."""
+
 
 def choose_nodes(
     source: NodeStore, slots: Sequence[Slot], n_sample: int, *, seed: int, purpose: str
@@ -27,8 +30,13 @@ def choose_nodes(
     image_keys = np.array([stable_hash(seed, purpose, image_id) for image_id in source.ids], dtype=np.uint64)
     smallest = SmallestKeys(n_sample)
     for slot in slots:
-        keys = node_keys(image_keys, stable_hash(seed, slot.model, slot.layer), axes[slot.model].n_tokens)
-        smallest.add(keys, axes.first_node(slot))
+        salt, n_tokens, first = (
+            stable_hash(seed, slot.model, slot.layer),
+            axes[slot.model].n_tokens,
+            axes.first_node(slot),
+        )
+        for images in image_slices(len(image_keys), max(1, KEYS_AT_ONCE // n_tokens)):
+            smallest.add(node_keys(image_keys[images], salt, n_tokens), first + images.start * n_tokens)
     return smallest.result()
 
 

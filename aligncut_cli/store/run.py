@@ -47,6 +47,7 @@ class Work:
     """One stage's work on one output.
 
     settled : what its first process has chosen for all of them, by name
+    goes_on : whether unfinished work of this very run is there
     is_mine : whether this process owns lock, record and markers; a worker computes blocks for the one that does
     """
 
@@ -65,9 +66,9 @@ class Work:
         self.place = Place(options.output)
         self.wip, self.staging, self.scratch = self.place.path, self.place.staging, self.place.scratch
         self.markers = Markers(self.place.markers)
-        self.complete = False
+        self.complete = self.goes_on = False
         self.differences: list[str] = []
-        self._resumed = self._claimed = False
+        self._claimed = False
         self._plan: Plan | None = None
         self._started = time.time()
         self._synced = 0.0
@@ -160,9 +161,9 @@ class Work:
     def _compare_place(self) -> None:
         """Find out whether the work that lies there is this run's, or in its way."""
         self.markers.look_again()
-        self._resumed = self.place.is_resumable(self.identity.digest)
+        self.goes_on = self.place.is_resumable(self.identity.digest)
         record = self.place.record()
-        if self._resumed or record is None or not self.place.has_finished_blocks():
+        if self.goes_on or record is None or not self.place.has_finished_blocks():
             return
         if record["digest"] != self.identity.digest:
             self.differences = self.identity.differences(record)
@@ -208,12 +209,12 @@ class Work:
             self.place.unlock()
             return False
         self._compare_place()
-        if self._resumed:
+        if self.goes_on:
             self.place.drop_fragments(every=False)
         else:
             self.place.begin(self.identity.record() | {"created": now()})
             self.markers.look_again()
-        self._resumed = self._claimed = True
+        self.goes_on = self._claimed = True
         return True
 
     def _share_left(self, plan: Plan) -> float:
@@ -225,7 +226,7 @@ class Work:
 
     def done(self, phase: str, index: int = 0) -> bool:
         """Return whether a block is finished: it has a marker, and what that speaks of is there."""
-        return self._resumed and self.markers.has(phase, index)
+        return self.goes_on and self.markers.has(phase, index)
 
     def pending(self, phase: str) -> Iterator[int]:
         """Give the indices of the blocks that have no marker yet."""

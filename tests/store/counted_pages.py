@@ -84,9 +84,7 @@ def make_pages(
     """Run the stage; hooks are no part of its identity, so that a run without them goes on after one with."""
     options = RunOptions(output=output, scheduler=scheduler, **more)
     identity = Identity("pages", 1, "folder", {})
-    return run_stage(
-        identity, options, Console(quiet=True), inputs=[], build=partial(build, dict(hooks or {}), memory)
-    )
+    return run_stage(identity, options, Console(quiet=True), inputs=[], build=partial(build, dict(hooks or {}), memory))
 
 
 def read_pages(output: Path) -> dict[str, str]:

@@ -122,20 +122,25 @@ class FeatureData:
     @cached_property
     def pooled(self) -> list[Float]:
         """Return per model (layers, images, D_i), means over tokens."""
-        parts = []
-        for model in self.models:
-            stored = self.features.has_pooled(model.name)
-            means = self.features.read_pooled(model.name) if stored else self._average_tokens(model)
-            parts.append(means[:, self.rows])
+        parts = [self._read_means(model) for model in self.models]
         for model, values in zip(self.models, parts, strict=True):
             if not np.isfinite(values).all():
                 raise BadInput(f"{self.features.store.path}: means of {model.name} are not finite", do="Extract again.")
         return parts
 
-    def _average_tokens(self, model: ModelAxes) -> Float:
-        out = np.empty((len(model.layers), model.n_images, self.channels[model.name]), dtype=np.float32)
+    def _read_means(self, model: ModelAxes) -> Float:
+        """Return (layers, images, D_i) of the images that take part; the others are not read, nor held."""
+        stored = self.features.has_pooled(model.name)
+        out = np.empty((len(model.layers), self.n_images, self.channels[model.name]), dtype=np.float32)
         for images in self._chunks(model):
-            out[:, images] = self.features.read_tokens(model.name, images).mean(2, dtype=np.float32)
+            own = np.flatnonzero((self.rows >= images.start) & (self.rows < images.stop))
+            if len(own):
+                means = (
+                    self.features.read_pooled(model.name, images)
+                    if stored
+                    else self.features.read_tokens(model.name, images).mean(2, dtype=np.float32)
+                )
+                out[:, own] = means[:, self.rows[own] - images.start]
         return out
 
     def _chunks(self, model: ModelAxes) -> list[slice]:

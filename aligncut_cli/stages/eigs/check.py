@@ -44,7 +44,7 @@ def check_residual(
     n_nodes = space.axes.n_group_nodes(slots)
     nodes = choose_nodes(space.features, slots, min(n_rows, n_nodes), seed=seed, purpose="check")
     unit = gather_unit_rows(space, slots, nodes, dim=dim, console=console, label=label)
-    carried = torch.from_numpy(_read_carried(space, writer, slots, nodes)).to(space.device)
+    carried = torch.from_numpy(_read_carried(space, writer, blocks, nodes)).to(space.device)
     check = ResidualCheck(
         torch.from_numpy(unit).to(space.device), carried, eigenvalues=eigenvalues, n_nodes=n_nodes, seed=seed
     )
@@ -64,13 +64,18 @@ def check_residual(
 
 
 def _read_carried(
-    space: FeatureSpace, writer: Writer, slots: Sequence[Slot], nodes: NDArray[np.int64]
+    space: FeatureSpace, writer: Writer, blocks: Sequence[Block], nodes: NDArray[np.int64]
 ) -> NDArray[np.float32]:
-    """Return the written eigenvectors of some nodes, (n, C)."""
+    """Return the written eigenvectors of some nodes, (n, C); only blocks that hold one are read.
+
+    blocks : of all nodes of the graph, in order
+    nodes  : flat indices, ascending
+    """
     parts = []
-    for slot in slots:
-        places = space.axes.locate(nodes, slot)
-        if len(places):
-            values = writer.read(EIGVECS.at(slot.model), (slot.position,))
-            parts.append(values[places[:, 0], places[:, 1]])
+    for block in blocks:
+        places = space.axes.locate(nodes, block.slot)
+        own = places[(places[:, 0] >= block.images.start) & (places[:, 0] < block.images.stop)]
+        if len(own):
+            values = writer.read(EIGVECS.at(block.slot.model), block.select())
+            parts.append(values[own[:, 0] - block.images.start, own[:, 1]])
     return np.concatenate(parts)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aligncut_cli.errors import BadInput
 from aligncut_cli.images.decode import Copy, Pixels
 from aligncut_cli.images.files import ImageFile
 from aligncut_cli.images.workers import ImageDecoder, check_images
@@ -26,11 +27,14 @@ from aligncut_cli.store.kinds.base import put_images
 from aligncut_cli.store.kinds.features import POOLED, TOKEN, TOKENS, create_features
 from aligncut_cli.store.nodes import ModelAxes
 from aligncut_cli.store.phases import Phase, single_step
-from aligncut_cli.store.run import Outcome, Plan, Work
+from aligncut_cli.store.run import Outcome, Plan, Work, write_json
+from aligncut_cli.store.validate import read_json
 from aligncut_cli.store.write import Writer, create_group
 
 CPU_BATCH, CUDA_BATCH = 16, 64
 PROCESS_BYTES = 700_000_000  # python with torch and timm loaded
+CHECKED = "images.json"
+"""What looking at all images has found, kept beside the unfinished store."""
 ARRAYS = {"tokens": (TOKENS,), "pooled": (POOLED,), "both": (TOKENS, POOLED)}
 
 
@@ -64,7 +68,13 @@ class ExtractStage:
     def _check_images(
         self, files: Sequence[ImageFile]
     ) -> tuple[list[ImageFile], list[tuple[int, int]], list[tuple[ImageFile, str]]]:
-        """Decode every image once, coarsely, before hours are spent; returns good images, their sizes, and bad ones."""
+        """Decode every image once, coarsely, before hours are spent; returns good images, their sizes, and bad ones.
+
+        A run that goes on takes over what it had found: its digest says that the files are the same to the byte.
+        """
+        known = self._recall(files)
+        if known is not None:
+            return known
         with self.console.progress("check images", len(files), unit="images") as progress:
             good, sizes, bad = check_images(
                 files,
@@ -76,6 +86,21 @@ class ExtractStage:
         for _, reason in bad:
             self.console.warn(f"left out: {reason}")
         return good, sizes, bad
+
+    def _recall(
+        self, files: Sequence[ImageFile]
+    ) -> tuple[list[ImageFile], list[tuple[int, int]], list[tuple[ImageFile, str]]] | None:
+        if not self.work.goes_on:
+            return None
+        try:
+            found = read_json(self.work.wip / CHECKED)
+            reasons = dict(found["skipped"])
+            sizes = [(int(height), int(width)) for height, width in found["sizes"]]
+        except (BadInput, OSError, KeyError, TypeError, ValueError):
+            return None
+        good = [file for file in files if file.id not in reasons]
+        bad = [(file, reasons[file.id]) for file in files if file.id in reasons]
+        return (good, sizes, bad) if len(good) == len(sizes) else None
 
     def plan(self) -> Plan:
         """Return the bytes of a batch with all weights, and those of the store."""
@@ -125,6 +150,8 @@ class ExtractStage:
     def _create(self) -> None:
         """Create the arrays of a features store, with the images' table."""
         root = create_group(self.work.staging)
+        bad = [[file.id, reason] for file, reason in self.skipped]
+        write_json(self.work.wip / CHECKED, {"sizes": self.sizes, "skipped": bad})
         heights, widths = zip(*self.sizes, strict=True)
         images = {
             "id": np.array([file.id for file in self.files], dtype=object),
