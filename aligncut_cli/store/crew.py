@@ -123,6 +123,7 @@ class Crew:
         done = total - sum(phase.size(blocks[index]) for index in pending)
         with console.progress(phase.label or phase.name, total, unit=phase.unit or "blocks", done=done) as progress:
             _Round(self, phase, progress).run(deque(_cut(phase, pending, n_workers=self.workers.count())))
+        console.detail(f"{phase.name}: blocks of this run by workers: {self.describe()}")
 
     def submit(self, phase: str, batch: Batch) -> None:
         """Hand out a batch."""

@@ -174,7 +174,7 @@ def test_workers_on_other_processors_are_said_and_those_without_aligncut_are_ref
 
 
 def test_memory_is_projected_per_worker_and_refused_before_the_work(tmp_path: Path) -> None:
-    with pytest.raises(OutOfResources, match="2 workers on .* each"):
+    with pytest.raises(OutOfResources, match=r"2 workers on .* each"):
         make_pages(tmp_path / "out", LOCAL, memory=10**17, max_memory="1000000T")
     assert list(tmp_path.iterdir()) == []
 

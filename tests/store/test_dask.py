@@ -36,13 +36,14 @@ class Cluster:
 
     def start(self, what: str, *more: str, package: Path = ROOT) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "distributed.cli.dask_" + what, "--scheduler-file", str(self.file)]
-        process = subprocess.Popen(
-            [*command, "--no-dashboard", *more],
-            env={**os.environ, "PYTHONPATH": str(package), "OMP_NUM_THREADS": "1"},
-            cwd=self.folder,
-            stdout=subprocess.DEVNULL,
-            stderr=(self.folder / f"{what}-{len(self.processes)}.log").open("wb"),
-        )
+        with (self.folder / f"{what}-{len(self.processes)}.log").open("wb") as log:
+            process = subprocess.Popen(
+                [*command, "--no-dashboard", *more],
+                env={**os.environ, "PYTHONPATH": str(package), "OMP_NUM_THREADS": "1"},
+                cwd=self.folder,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+            )
         self.processes.append(process)
         return process
 
@@ -136,6 +137,10 @@ def commands(world: Path) -> dict[str, Sequence[object]]:
     }
 
 
+ALONE = ("concepts", "compared")
+"""Outputs of stages whose passes add to what went before, in one process."""
+
+
 def summary_of(output: Path) -> object:
     """Return the figures of an output's record, which hold the sums that are no array."""
     if (output / "zarr.json").exists():
@@ -151,6 +156,8 @@ def content(output: Path) -> dict[str, bytes]:
 def test_three_workers_write_the_bytes_of_one_process(cluster: Cluster, world: Path, tmp_path: Path, name: str) -> None:
     result = aligncut(*commands(world)[name], "-o", tmp_path / name, "--scheduler", cluster.where, "-v")
     assert result.code == 0, result.err
+    phases = [line for line in result.err.splitlines() if " workers: " in line]
+    assert bool(phases) == (name not in ALONE), result.err
     assert content(tmp_path / name) == content(world / name)
     assert summary_of(tmp_path / name) == summary_of(world / name)
 
