@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,6 +33,15 @@ class SlotSimilarity:
         comparable = np.array([[a.shape[1] == b.shape[1] for b in units] for a in units])
         self._sums[~comparable] = np.nan
         self._count += len(units[0])
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Return what was summed, for `merge`."""
+        return {"sums": self._sums, "count": np.array(self._count)}
+
+    def merge(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Add what another has summed; blocks of tokens added one by one, or merged in their order, give one result."""
+        self._sums = self._sums + state["sums"]
+        self._count += int(state["count"])
 
     def result(self) -> NDArray[np.float64]:
         """Return (slots, slots) mean cosines."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +70,20 @@ class VarianceShares:
         self._photos += float(np.square(sums.sum(axis=0)).sum()) / int(self._n_tokens.sum())
         self._squares += float(squares.sum())
         self._n_photos += sums.shape[1]
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Return what was summed, for `merge`; nothing where no photos were added."""
+        if self._slots is None:
+            return {}
+        return {"slots": self._slots, "totals": np.array([self._photos, self._squares]), "n": np.array(self._n_photos)}
+
+    def merge(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Add what another has of other photos; photos added one by one, or merged in their order, give one result."""
+        if state:
+            self._slots = state["slots"] if self._slots is None else self._slots + state["slots"]
+            self._photos += float(state["totals"][0])
+            self._squares += float(state["totals"][1])
+            self._n_photos += int(state["n"])
 
     def result(self) -> Shares:
         """Return the shares."""

@@ -8,7 +8,6 @@ finished block, written after the block's data is on the disk; the output gets i
 from __future__ import annotations
 
 import contextlib
-import datetime
 import os
 import platform
 import socket
@@ -30,7 +29,7 @@ from aligncut_cli.store.place import Place
 from aligncut_cli.store.place import wip_path as wip_path
 from aligncut_cli.store.plan import Outcome as Outcome
 from aligncut_cli.store.plan import Plan as Plan
-from aligncut_cli.store.provenance import Identity, installed_software, read_record
+from aligncut_cli.store.provenance import Identity, installed_software, now, read_record
 from aligncut_cli.store.resources import memory_limit as memory_limit
 from aligncut_cli.store.resources import parse_size as parse_size
 from aligncut_cli.store.resources import require_disk, require_memory
@@ -94,6 +93,11 @@ class Work:
             self.settled[name] = choose()
         chosen: T = self.settled[name]
         return chosen
+
+    @property
+    def spread(self) -> bool:
+        """Return whether workers compute too, so that a pass is worth cutting up."""
+        return self.settle("spread", lambda: self.options.scheduler is not None)
 
     # beginning
 
@@ -393,8 +397,3 @@ def begin(
         work.place.unlock()
         raise
     return work
-
-
-def now() -> str:
-    """Return the time in UTC, to the second."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -76,7 +76,7 @@ def start(tmp_path: Path, scheduler: str, block: int) -> subprocess.Popen[str]:
 
 
 def wait_until(met: object, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not met():  # type: ignore[operator]
         assert time.monotonic() < deadline
         assert process.poll() is None, process.stderr and process.stderr.read()

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from aligncut_cli.console import Console
 from aligncut_cli.errors import BadInput
-from aligncut_cli.maths.device import resolve_device
 from aligncut_cli.maths.slot_ridge import RowReader
 from aligncut_cli.maths.slot_similarity import SlotSimilarity, mean_between_models
 from aligncut_cli.maths.variance_shares import Shares, VarianceShares
-from aligncut_cli.params import CompareParams, RunOptions
+from aligncut_cli.params import CompareParams
 from aligncut_cli.stages.compare.relations import (
     MEASURES,
     ROWS_PER_BLOCK,
@@ -25,6 +24,7 @@ from aligncut_cli.stages.compare.relations import (
     describe,
     estimate_memory,
 )
+from aligncut_cli.stages.device import settle_device
 from aligncut_cli.stages.space import FeatureSpace
 from aligncut_cli.store.folder import write_csv
 from aligncut_cli.store.nodes import Block, image_slices
@@ -35,6 +35,8 @@ from aligncut_cli.viz.matrices import draw_matrices
 
 PROCESS_BYTES = 700_000_000
 BLOCK_BYTES = 400_000_000
+Sums = tuple[SlotSimilarity, VarianceShares | None]
+"""Of the tokens in one space: cosines between slots, and shares of variance where all slots have one width."""
 SHARES_HEADER = ("space", "slot", "photo", "control")
 
 
@@ -52,11 +54,9 @@ class CompareStage:
         source: Store,
         fitted: Store | None,
         params: CompareParams,
-        options: RunOptions,
-        console: Console,
     ) -> None:
-        self.work, self.params, self.console = work, params, console
-        self.device = device = resolve_device(options.device)
+        self.work, self.params, self.console = work, params, work.console
+        self.device = device = settle_device(work)
         self.source = FeatureSpace.of(source, None, device)
         self.spaces, self.own_controls = {"before": self.source}, {"before": collect_controls(source)}
         self.controls = collect_controls(source, fitted)
@@ -73,6 +73,7 @@ class CompareStage:
         self.row_bytes = len(self.slots) * self.axes.models[0].n_tokens * width * 4
         per_read = max(self.source.images_per_read().values())
         self.step = max(1, min(per_read, BLOCK_BYTES // self.row_bytes))
+        self.blocks = list(image_slices(self.n_images, self.step))
 
     def _require_same_tokens(self) -> None:
         """Refuse models whose token k is not the same place in the image."""
@@ -99,29 +100,75 @@ class CompareStage:
         )
 
     def phases(self) -> Sequence[Phase[Any]]:
-        """Return one phase: a single pass."""
-        return [single_step("compare", self._compare)]
+        """Return one phase, a single pass; workers share it, and then their sums are added in the order of blocks."""
+        passes: list[Phase[Any]] = []
+        if self.work.spread:
+            add = Phase("blocks", self.blocks, self._add_block, self._load, unit="images", size=_count, parallel=True)
+            passes.append(add)
+        return [*passes, single_step("compare", self._compare)]
+
+    def _no_sums(self) -> dict[str, Sums]:
+        n_tokens = np.full(len(self.slots), self.axes.models[0].n_tokens)
+        return {
+            name: (SlotSimilarity(len(self.slots)), VarianceShares(n_tokens) if self._has_one_width(space) else None)
+            for name, space in self.spaces.items()
+        }
+
+    def _add_tokens(self, sums: Mapping[str, Sums], values: Sequence[NDArray[np.float16]]) -> None:
+        """Add the tokens of a block, per slot (images x tokens, channel) as stored."""
+        for name, space in self.spaces.items():
+            rows = [space.unit_rows(v, slot) for slot, v in zip(self.slots, values, strict=True)]
+            own = [r[:, : space.own_width(s.model)] for s, r in zip(self.slots, rows, strict=True)]
+            similarity, shares = sums[name]
+            similarity.add(own)
+            if shares is not None:
+                shares.add(*self._sum_by_image(own))
+
+    @cached_property
+    def _relations(self) -> SlotRelations:
+        return SlotRelations(self.source, n_images=self.n_images, count=self.params.n_sample, seed=self.params.seed)
+
+    def _add_block(self, index: int, images: slice, values: Sequence[NDArray[np.float16]]) -> None:
+        """Keep the sums of one block and what is sampled of it, for the process that adds all of them up."""
+        sums = self._no_sums()
+        self._add_tokens(sums, values)
+        self._relations.add(images, values)
+        arrays: dict[str, NDArray[Any]]
+        arrays = {f"tokens.{slot}": rows for slot, rows in enumerate(self._relations.take(images))}
+        for name, (similarity, shares) in sums.items():
+            arrays |= {f"{name}.similarity.{key}": value for key, value in similarity.state().items()}
+            if shares is not None:
+                arrays |= {f"{name}.shares.{key}": value for key, value in shares.state().items()}
+        self.work.scratch.mkdir(exist_ok=True)
+        np.savez(self.work.scratch / f"block-{index}.npz", **arrays)
+
+    def _read_block(self, index: int) -> dict[str, NDArray[Any]]:
+        with np.load(self.work.scratch / f"block-{index}.npz") as saved:
+            return {name: saved[name] for name in saved.files}
+
+    def _sum_blocks(self) -> dict[str, Sums]:
+        """Return the sums over all blocks, added in their order, and fill in what is sampled."""
+        total = self._no_sums()
+        if self.work.spread:
+            for index, found in load_ahead(range(len(self.blocks)), self._read_block):
+                self._relations.put(self.blocks[index], [found[f"tokens.{at}"] for at in range(len(self.slots))])
+                for name, (similarity, shares) in total.items():
+                    similarity.merge(_pick(found, f"{name}.similarity."))
+                    if shares is not None:
+                        shares.merge(_pick(found, f"{name}.shares."))
+            return total
+        with self.console.progress("compare", self.n_images, unit="images") as progress:
+            for images, values in load_ahead(self.blocks, self._load):
+                self._relations.add(images, values)
+                self._add_tokens(total, values)
+                progress.advance(_count(images))
+        return total
 
     def _compare(self) -> None:
-        """Pass over the tokens, write tables and picture, and keep the figures for the record."""
-        sums = {name: SlotSimilarity(len(self.slots)) for name in self.spaces}
-        n_tokens = np.full(len(self.slots), self.axes.models[0].n_tokens)
-        spread = {name: VarianceShares(n_tokens) for name, space in self.spaces.items() if self._has_one_width(space)}
-        relations = SlotRelations(
-            self.source, n_images=self.n_images, count=self.params.n_sample, seed=self.params.seed
-        )
-        with self.console.progress("compare", self.n_images, unit="images") as progress:
-            for images, values in load_ahead(list(image_slices(self.n_images, self.step)), self._load):
-                relations.add(images, values)
-                for name, space in self.spaces.items():
-                    rows = [space.unit_rows(v, slot) for slot, v in zip(self.slots, values, strict=True)]
-                    own = [r[:, : space.own_width(s.model)] for s, r in zip(self.slots, rows, strict=True)]
-                    sums[name].add(own)
-                    if name in spread:
-                        spread[name].add(*self._sum_by_image(own))
-                progress.advance(images.stop - images.start)
-        matrices = {name: total.result() for name, total in sums.items()}
-        shares = {name: spread[name].result() if name in spread else Shares(None, None) for name in self.spaces}
+        """Add up the tokens, write tables and picture, and keep the figures for the record."""
+        sums, relations = self._sum_blocks(), self._relations
+        matrices = {name: similarity.result() for name, (similarity, _) in sums.items()}
+        shares = {name: Shares(None, None) if own is None else own.result() for name, (_, own) in sums.items()}
         with self.console.progress("relate", 2 * len(MEASURES), unit="passes") as progress:
             related = relations.result(RowReader(self.device, ROWS_PER_BLOCK), progress)
         self._write(matrices, shares)
@@ -189,6 +236,14 @@ class CompareStage:
         self.console.note(f"before alignment, mean over pairs of slots: {describe({k: found[k] for k in MEASURES})}")
         summary = {**found, "images": self.n_images}
         return self.work.finish(models=self.axes.names, summary=summary, controls=self.controls)
+
+
+def _pick(arrays: Mapping[str, NDArray[Any]], start: str) -> dict[str, NDArray[Any]]:
+    return {name.removeprefix(start): value for name, value in arrays.items() if name.startswith(start)}
+
+
+def _count(images: slice) -> int:
+    return int(images.stop - images.start)
 
 
 def _round(value: float | None) -> str | None:

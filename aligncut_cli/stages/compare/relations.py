@@ -84,6 +84,17 @@ class SlotRelations:
         for kept, block in zip(self.values, blocks, strict=True):
             kept[low:high] = block[rows]
 
+    def take(self, images: slice) -> list[NDArray[np.float16]]:
+        """Return what was kept of some images, per slot (n, channel)."""
+        low, high = np.searchsorted(self.images, [images.start, images.stop])
+        return [kept[low:high] for kept in self.values]
+
+    def put(self, images: slice, rows: Sequence[NDArray[np.float16]]) -> None:
+        """Keep what another took of some images."""
+        low, high = np.searchsorted(self.images, [images.start, images.stop])
+        for kept, own in zip(self.values, rows, strict=True):
+            kept[low:high] = own
+
     def result(self, reader: RowReader, progress: Progress) -> dict[str, Relation]:
         """Return every measure by its short name."""
         tokens = SampledTokens(tuple(SlotRows(rows) for rows in self.values), self.images, self.places)

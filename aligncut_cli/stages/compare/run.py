@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from aligncut_cli.console import Console
 from aligncut_cli.params import CompareParams, RunOptions, as_record
 from aligncut_cli.store.phases import Stage, run_stage
 from aligncut_cli.store.provenance import Identity
-from aligncut_cli.store.read import open_store
+from aligncut_cli.store.read import Store, open_store
 from aligncut_cli.store.run import Outcome, Work
 
 VERSION = 2
@@ -34,9 +35,11 @@ def run(
         inputs=[store.as_input for store in stores],
     )
 
-    def build(work: Work) -> Stage:
-        from aligncut_cli.stages.compare.phases import CompareStage
-
-        return CompareStage(work, source, fitted, params, options, console)
-
+    build = partial(_build, source, fitted, params)
     return run_stage(identity, options, console, inputs=[store.path for store in stores], build=build)
+
+
+def _build(source: Store, fitted: Store | None, params: CompareParams, work: Work) -> Stage:
+    from aligncut_cli.stages.compare.phases import CompareStage
+
+    return CompareStage(work, source, fitted, params)

@@ -24,7 +24,7 @@ from aligncut_cli.stages.eigs.basis import copy_solution, find_groups
 from aligncut_cli.stages.eigs.carry import EXTENSIONS, Extension, SolvedSample
 from aligncut_cli.stages.eigs.check import check_residual
 from aligncut_cli.stages.eigs.layout import Layout
-from aligncut_cli.stages.eigs.sample import sample_graph
+from aligncut_cli.stages.eigs.sample import GatheredParts, choose_candidates, choose_sample, gather_unit_rows
 from aligncut_cli.stages.eigs.shares import create_sums, measure_shares, write_sums
 from aligncut_cli.stages.space import FeatureSpace
 from aligncut_cli.store.kinds.base import create_node_arrays, put_images
@@ -98,6 +98,8 @@ class EigsStage:
         )
         self.on_gpu = work.settle("bytes of the GPU", lambda: free_memory(self.device))
         self.writer, self.scratch = Writer(work.staging), Writer(work.scratch)
+        by_slot = work.spread and base is None
+        self.gathered = GatheredParts(work.scratch, self.layout.groups) if by_slot else None
         self._extension: tuple[int, Extension] | None = None
 
     def phases(self) -> Sequence[Phase[Any]]:
@@ -106,6 +108,7 @@ class EigsStage:
         phases: list[Phase[Any]] = [
             single_step("create", self._create),
             *([Phase("centre", self.axes.models, self._centre)] if self.params.centre == "slot" else ()),
+            *self._gathering(),
             single_step("sample", self._sample),
             Phase("solve", groups, self._solve, parallel=True),
             node_phase("carry", self.axes, blocks, load=self.space.load, compute=self._carry, part=group_of),
@@ -118,6 +121,13 @@ class EigsStage:
         if self.params.check:
             phases.append(Phase("check", groups, self._check, parallel=True))
         return phases
+
+    def _gathering(self) -> Sequence[Phase[Any]]:
+        """Return the phases by which workers read the sampled nodes; one process does so in `sample` itself."""
+        if self.gathered is None:
+            return []
+        gather: Phase[Any] = Phase("gather", self.gathered.parts, self._gather, unit="slots", parallel=True)
+        return [single_step("nodes", self._choose_nodes), gather]
 
     def plan(self) -> Plan:
         """Refuse what does not fit on a GPU, and return the largest of the phases' needs."""
@@ -197,18 +207,33 @@ class EigsStage:
         if self.base is not None:
             copy_solution(self.base, self.layout.names, self.writer, orthogonalize=self.params.orthogonalize)
             return
-        for group, (_, slots) in enumerate(self.layout.groups):
-            nodes, rows = sample_graph(
-                self.space,
-                slots,
-                self.layout.n_sample,
-                method=self.params.sample,
-                seed=self.params.seed,
-                dim=self.layout.dim,
-                console=self.console,
-            )
+        for group in range(len(self.layout.groups)):
+            candidates, rows = self._gather_candidates(group)
+            method, count, seed = self.params.sample, self.layout.n_sample, self.params.seed
+            nodes, rows = choose_sample(candidates, rows, count, method=method, seed=seed)
             self.writer.write(SAMPLE_NODE.at(), group, nodes)
             self.writer.write(SAMPLE_FEATURES.at(), group, rows)
+
+    def _gather_candidates(self, group: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return the nodes among which a graph's sample is chosen, and their unit rows."""
+        if self.gathered is not None:
+            return self.gathered.read_nodes(group), self.gathered.read_rows(group)
+        slots, dim = self.layout.groups[group][1], self.layout.dim
+        nodes = self._candidates(group)
+        return nodes, gather_unit_rows(self.space, slots, nodes, dim=dim, console=self.console, label="sample")
+
+    def _candidates(self, group: int) -> NDArray[np.int64]:
+        slots, method, count = self.layout.groups[group][1], self.params.sample, self.layout.n_sample
+        return choose_candidates(self.space, slots, count, method=method, seed=self.params.seed)
+
+    def _choose_nodes(self) -> None:
+        if self.gathered is not None:
+            for group in range(len(self.layout.groups)):
+                self.gathered.write_nodes(group, self._candidates(group))
+
+    def _gather(self, index: int, part: tuple[int, Slot], data: None) -> None:
+        if self.gathered is not None:
+            self.gathered.gather(index, self.space, dim=self.layout.dim, console=self.console)
 
     def _solve(self, index: int, group: int, data: None) -> None:
         """Solve Eq. 3 on the sampled nodes of one graph."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,20 +28,63 @@ def gather_unit_rows(
     return out
 
 
-def sample_graph(
-    space: FeatureSpace, slots: Sequence[Slot], count: int, *, method: str, seed: int, dim: int, console: Console
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Choose `count` nodes of a graph.
+def choose_candidates(
+    space: FeatureSpace, slots: Sequence[Slot], count: int, *, method: str, seed: int
+) -> NDArray[np.int64]:
+    """Return flat indices (n,), ascending, of `count` nodes, or for `fps` of those among which it will choose."""
+    size = min(FPS_POOL * count, space.axes.n_group_nodes(slots)) if method == "fps" else count
+    return choose_nodes(space.features, slots, size, seed=seed, purpose="sample")
 
-    method  : `uniform`, or `fps`: farthest points in a random projection of a larger uniform sample
+
+def choose_sample(
+    nodes: NDArray[np.int64], rows: NDArray[np.float32], count: int, *, method: str, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Choose `count` of the candidates.
+
+    nodes   : (n,) flat indices, ascending
+    rows    : (n, D) their unit rows
+    method  : `uniform`, which takes them all, or `fps`: farthest points in a random projection
     returns : flat indices (m,), ascending, and unit rows (m, D)
     """
-    size = count
-    if method == "fps":
-        size = min(FPS_POOL * count, space.axes.n_group_nodes(slots))
-    nodes = choose_nodes(space.features, slots, size, seed=seed, purpose="sample")
-    rows = gather_unit_rows(space, slots, nodes, dim=dim, console=console, label="sample")
     if method != "fps":
         return nodes, rows
     chosen = choose_farthest(rows, count, seed=seed)
     return nodes[chosen], rows[chosen]
+
+
+class GatheredParts:
+    """Unit rows of the candidates, gathered slot by slot by several workers and kept in a folder meanwhile.
+
+    parts : graph and slot of each, in the order of the nodes
+    """
+
+    def __init__(self, folder: Path, groups: Sequence[tuple[str, Sequence[Slot]]]) -> None:
+        self.folder = folder
+        self.parts = [(group, slot) for group, (_, slots) in enumerate(groups) for slot in slots]
+
+    def write_nodes(self, group: int, nodes: NDArray[np.int64]) -> None:
+        """Keep the candidates of a graph."""
+        np.save(self._nodes(group), nodes)
+
+    def read_nodes(self, group: int) -> NDArray[np.int64]:
+        """Return the candidates of a graph, (n,) flat indices, ascending."""
+        nodes: NDArray[np.int64] = np.load(self._nodes(group))
+        return nodes
+
+    def gather(self, index: int, space: FeatureSpace, *, dim: int, console: Console) -> None:
+        """Gather the rows of those candidates that lie in one part's slot."""
+        group, slot = self.parts[index]
+        nodes, first = self.read_nodes(group), space.axes.first_node(slot)
+        low, high = np.searchsorted(nodes, [first, first + space.axes.n_group_nodes([slot])])
+        rows = gather_unit_rows(space, [slot], nodes[low:high], dim=dim, console=console, label="sample")
+        np.save(self._rows(index), rows)
+
+    def read_rows(self, group: int) -> NDArray[np.float32]:
+        """Return the rows of a graph's candidates, (n, D), in the order of the nodes."""
+        return np.concatenate([np.load(self._rows(at)) for at, (own, _) in enumerate(self.parts) if own == group])
+
+    def _nodes(self, group: int) -> Path:
+        return self.folder / f"nodes-{group}.npy"
+
+    def _rows(self, index: int) -> Path:
+        return self.folder / f"rows-{index}.npy"
