@@ -122,6 +122,16 @@ def has_device(kind: str) -> bool:
     return kind == "cpu" or (kind == "cuda" and torch.cuda.is_available())
 
 
+def visible_gpus() -> list[str]:
+    """Return how CUDA_VISIBLE_DEVICES names each GPU that this process may use."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [name for name in given.split(",") if name]
+    import torch
+
+    return [str(number) for number in range(torch.cuda.device_count())]
+
+
 def processor(kind: str) -> str:
     """Name what computes on a kind of device, as far as results depend on it."""
     import torch

@@ -90,7 +90,8 @@ class Crew:
         files = [self._file, *sample_inputs(self.work.identity)]
         answers = self.workers.ask(portray, files, job.options.device)
         needed = plan.memory if plan.worker is None else plan.worker
-        for text in require_able(answers, job.options.device, needed, count=self.workers.count()):
+        count, room = self.workers.count(), self.workers.room()
+        for text in require_able(answers, job.options.device, needed, count=count, room=room):
             self.work.console.warn(text)
         self._save(force=True)
 

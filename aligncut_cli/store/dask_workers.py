@@ -57,6 +57,12 @@ class DaskWorkers:
         answers: Mapping[str, Any] = self._client.run(question, *arguments, on_error="return")
         return answers
 
+    def room(self) -> int | None:
+        """Return the least memory after which a nanny stops its worker, in bytes."""
+        known = self._client.scheduler_info(n_workers=-1)["workers"].values()
+        limits = [int(worker["memory_limit"]) for worker in known if worker.get("memory_limit")]
+        return min(limits, default=None)
+
     def has_died(self, error: BaseException) -> bool:
         """Return whether the batch's workers have died one after the other."""
         return isinstance(error, KilledWorker)

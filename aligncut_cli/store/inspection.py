@@ -14,13 +14,16 @@ from aligncut_cli.store.provenance import installed_software
 from aligncut_cli.store.worker import Portrait
 
 
-def require_able(answers: Mapping[str, Any], device: str, needed: int, *, count: int) -> list[str]:
+def require_able(
+    answers: Mapping[str, Any], device: str, needed: int, *, count: int, room: int | None = None
+) -> list[str]:
     """Refuse workers that would fail or compute something else, all of them by name.
 
     answers : of `portray` by worker; an error where it could not even be asked
     device  : kind of device that the job is for
     needed  : bytes of memory per worker
     count   : of workers
+    room    : bytes after which the tightest of them would be stopped
     returns : warnings
     raises  : UsageError, OutOfResources
     """
@@ -38,6 +41,12 @@ def require_able(answers: Mapping[str, Any], device: str, needed: int, *, count:
         raise UsageError(
             f"workers without the device {device!r} that this run is for:\n{_list(without)}",
             do="Start workers with it, one per GPU by CUDA_VISIBLE_DEVICES, or give --device cpu.",
+        )
+    if room is not None and needed > room:
+        raise OutOfResources(
+            f"a worker needs about {readable_bytes(needed)} of memory, and one of them is stopped at "
+            f"{readable_bytes(room)}",
+            do="Start workers with more, as by --memory-limit 8GB, or ask for less: a smaller --n-sample.",
         )
     _require_room(portraits, needed, count=count)
     ours = machine.processor(device)

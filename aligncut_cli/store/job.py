@@ -6,17 +6,18 @@ import hashlib
 import io
 import pickle
 import secrets
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
-from aligncut_cli.errors import AlignCutError
+from aligncut_cli.errors import AlignCutError, UsageError
 from aligncut_cli.machine import pinned_threads
 from aligncut_cli.params import RunOptions
 from aligncut_cli.store.files import fragment_of, sync
 from aligncut_cli.store.phase import Stage
-from aligncut_cli.store.provenance import Identity
+from aligncut_cli.store.provenance import Identity, installed_software
 from aligncut_cli.store.resources import memory_limit
 from aligncut_cli.store.run import Work
 
@@ -38,6 +39,7 @@ class Job:
     build    : makes the stage
     settled  : see `Work.settle`
     threads  : of numerical libraries, the same for every worker, because sums depend on it
+    software : versions of what computes
     """
 
     number: str
@@ -46,6 +48,7 @@ class Job:
     build: Callable[[Work], Stage]
     settled: Mapping[str, Any]
     threads: int
+    software: Mapping[str, str]
 
     @classmethod
     def of(cls, work: Work, build: Callable[[Work], Stage]) -> Job:
@@ -64,7 +67,13 @@ class Job:
             verbose=False,
         )
         return cls(
-            secrets.token_hex(8), replace(work.identity, inputs=bare), options, build, dict(work.settled), threads
+            number=secrets.token_hex(8),
+            identity=replace(work.identity, inputs=bare),
+            options=options,
+            build=build,
+            settled=dict(work.settled),
+            threads=threads,
+            software=installed_software(),
         )
 
 
@@ -91,7 +100,7 @@ def write_job(file: Path, job: Job) -> str:
 def read_job(file: Path, digest: str) -> Job:
     """Read a job; a file of another digest is not looked into.
 
-    raises : Superseded
+    raises : Superseded, UsageError
     """
     try:
         content = file.read_bytes()
@@ -100,6 +109,11 @@ def read_job(file: Path, digest: str) -> Job:
     if hashlib.sha256(content).hexdigest() != digest:
         raise Superseded(f"{file} is another run's")
     job: Job = pickle.loads(content)
+    if job.software != installed_software():  # a worker that came after the others were asked
+        raise UsageError(
+            f"a worker on {socket.gethostname()} has other versions than the process that began this run",
+            do="Install the same versions for all, then type the same command again.",
+        )
     return job
 
 

@@ -8,11 +8,12 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Protocol
 
+from aligncut_cli import machine
 from aligncut_cli.errors import UsageError
 
 WRITE_IT = "Write file:scheduler.json, tcp://HOST:PORT or local:N."
@@ -34,6 +35,10 @@ class Workers(Protocol):
 
     def ask(self, question: Callable[..., Any], *arguments: Any) -> Mapping[str, Any]:
         """Have every worker answer; returns answers, or the errors that were raised, by worker."""
+        ...
+
+    def room(self) -> int | None:
+        """Return the bytes of memory after which the tightest worker would be stopped; None where nobody stops them."""
         ...
 
     def has_died(self, error: BaseException) -> bool:
@@ -94,7 +99,10 @@ class LocalWorkers:
         """Start a new pool; that of a dead process takes no more work."""
         self._over = self._context.Event()
         self.executor: Executor = ProcessPoolExecutor(
-            self._count, self._context, initializer=_begin_worker, initargs=(self._over,)
+            self._count,
+            self._context,
+            initializer=_begin_worker,
+            initargs=(self._over, self._context.Value("i", 0), machine.visible_gpus()),
         )
 
     def count(self) -> int:
@@ -104,6 +112,9 @@ class LocalWorkers:
     def ask(self, question: Callable[..., Any], *arguments: Any) -> Mapping[str, Any]:
         """Have one of them answer, as all are alike."""
         return {"local": self.executor.submit(question, *arguments).result()}
+
+    def room(self) -> None:
+        """Return None: nobody stops them."""
 
     def has_died(self, error: BaseException) -> bool:
         """Return whether the pool was brought down by the death of a process."""
@@ -119,7 +130,12 @@ class LocalWorkers:
         self.executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _begin_worker(over: Any) -> None:
+def _begin_worker(over: Any, begun: Any, gpus: Sequence[str]) -> None:
+    with begun.get_lock():
+        number = begun.value
+        begun.value += 1
+    if gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]  # one each, as far as they go
     # Ctrl-C reaches the whole process group; the first process decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_when, args=(over,), daemon=True).start()

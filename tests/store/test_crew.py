@@ -141,6 +141,12 @@ def test_the_lock_beats_while_a_block_takes_long_and_says_nothing_afterwards(
     place.unlock()
 
 
+def visible() -> str:
+    """Say which GPU this process sees, slowly enough that another process is asked too."""
+    time.sleep(2)
+    return os.environ["CUDA_VISIBLE_DEVICES"]
+
+
 def able(**more: object) -> Portrait:
     own = portray([], "cpu")
     return Portrait(**{**own.__dict__, **more})  # type: ignore[arg-type]
@@ -164,6 +170,23 @@ def test_workers_that_would_fail_or_compute_something_else_are_refused_by_name(
         require_able({"a": good, "b": bad}, "cpu", 1000, count=2)
     assert bad.name in str(raised.value) or kind is OutOfResources
     assert require_able({"a": good}, "cpu", 1000, count=1) == []
+
+
+def test_a_worker_that_would_be_stopped_for_its_memory_is_refused_with_both_numbers() -> None:
+    with pytest.raises(OutOfResources, match=r"3.0 GB of memory, and one of them is stopped at 2.0 GB"):
+        require_able({"a": able(memory=10**10)}, "cpu", 3 * 10**9, count=1, room=2 * 10**9)
+
+
+def test_workers_of_this_machine_get_a_gpu_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    from concurrent.futures import wait
+
+    from aligncut_cli.store.workers import open_workers
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-7")
+    with open_workers(LOCAL) as workers:
+        futures = [workers.executor.submit(visible) for _ in range(2)]
+        wait(futures)
+        assert {future.result() for future in futures} == {"3", "GPU-7"}
 
 
 def test_workers_on_other_processors_are_said_and_those_without_aligncut_are_refused() -> None:
