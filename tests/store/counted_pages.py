@@ -29,6 +29,8 @@ def act(kind: str, text: str) -> None:
     if kind == "die once" and not Path(text).exists():
         Path(text).touch()
         os.kill(os.getpid(), signal.SIGKILL)
+    if kind == "leave":
+        Path(text).touch()
     if kind == "refuse":
         raise BadInput(text)
     if kind == "wait":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import PAIR, aligncut, array_bytes, done, make_photos
+from tests.conftest import PAIR, aligncut, array_bytes, done, make_photos, spawn
 from tests.store.counted_pages import EXPECTED, N_PAGES, read_pages
 from tests.store.test_crew import markers, start, wait_until
 
@@ -160,6 +161,26 @@ def test_three_workers_write_the_bytes_of_one_process(cluster: Cluster, world: P
     assert bool(phases) == (name not in ALONE), result.err
     assert content(tmp_path / name) == content(world / name)
     assert summary_of(tmp_path / name) == summary_of(world / name)
+
+
+@pytest.mark.parametrize("name", ["f.zarr", "e.zarr"])
+def test_a_worker_killed_in_every_phase_changes_no_byte(
+    cluster: Cluster, world: Path, tmp_path: Path, name: str
+) -> None:
+    run = spawn([*commands(world)[name], "-o", tmp_path / name, "--scheduler", cluster.where])
+    done_folder, struck = tmp_path / f"{name}.wip" / "done", set()
+    while run.poll() is None:
+        names = os.listdir(done_folder) if done_folder.is_dir() else []
+        phases = {marker.rpartition(".")[0] for marker in names} - {"create", "nodes", "sample"}
+        for phase in phases - struck:
+            struck.add(phase)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(cluster.pids()[len(struck) % N_WORKERS - 1], signal.SIGKILL)
+        time.sleep(0.05)
+    _, err = run.communicate()
+    assert run.returncode == 0, err
+    assert struck >= ({"blocks"} if name == "f.zarr" else {"gather", "solve", "carry"})
+    assert content(tmp_path / name) == content(world / name)
 
 
 def test_a_killed_worker_is_replaced_and_a_poison_block_is_named_with_the_rest_kept(
