@@ -215,9 +215,9 @@ class Crew:
         for future in self._flight:
             future.cancel()
         self._flight.clear()
-        if self._digest and not self.workers.is_lost() and self.workers.retries:
-            with contextlib.suppress(Exception):  # a worker that cannot answer has nothing to let go
-                self.workers.ask(release, self._digest)
+        if self._digest and not self.workers.is_lost():
+            with contextlib.suppress(Exception):  # a worker that cannot be told has nothing to let go
+                self.workers.tell(release, self._digest)
 
 
 class _Round:

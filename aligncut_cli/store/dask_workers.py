@@ -9,12 +9,13 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
-from distributed import Client
+from distributed import Client, wait
 from distributed.scheduler import KilledWorker
 
 from aligncut_cli.errors import UsageError
 
 CONNECT_SECONDS = 15
+ANSWER_SECONDS = 300
 RETRIES = 2
 """How often a block is computed again that raised an error of the system, such as a file that is not there yet."""
 
@@ -53,9 +54,18 @@ class DaskWorkers:
             return 0
 
     def ask(self, question: Callable[..., Any], *arguments: Any) -> Mapping[str, Any]:
-        """Have every worker answer."""
-        answers: Mapping[str, Any] = self._client.run(question, *arguments, on_error="return")
-        return answers
+        """Have every worker answer, each where it computes: its imports would hold up what listens to the scheduler."""
+        futures = {
+            name: self._client.submit(question, *arguments, workers=[name], pure=False)
+            for name in self._client.nthreads()
+        }
+        with contextlib.suppress(TimeoutError):
+            wait(list(futures.values()), timeout=ANSWER_SECONDS)
+        return {name: _answer_of(future) for name, future in futures.items()}
+
+    def tell(self, order: Callable[..., Any], *arguments: Any) -> None:
+        """Have every worker do something at once, whatever it computes."""
+        self._client.run(order, *arguments, on_error="return")
 
     def room(self) -> int | None:
         """Return the least memory after which a nanny stops its worker, in bytes."""
@@ -80,3 +90,11 @@ class DaskWorkers:
             self.executor.shutdown(wait=False)
         with contextlib.suppress(Exception):
             self._client.close(timeout=5)
+
+
+def _answer_of(future: Any) -> Any:
+    """Return what a worker answered, or the error that it raised."""
+    if not future.done():
+        return TimeoutError(f"no answer in {ANSWER_SECONDS} s")
+    error = future.exception()
+    return future.result() if error is None else error

@@ -37,6 +37,10 @@ class Workers(Protocol):
         """Have every worker answer; returns answers, or the errors that were raised, by worker."""
         ...
 
+    def tell(self, order: Callable[..., Any], *arguments: Any) -> None:
+        """Have every worker do something at once, whatever it computes."""
+        ...
+
     def room(self) -> int | None:
         """Return the bytes of memory after which the tightest worker would be stopped; None where nobody stops them."""
         ...
@@ -112,6 +116,9 @@ class LocalWorkers:
     def ask(self, question: Callable[..., Any], *arguments: Any) -> Mapping[str, Any]:
         """Have one of them answer, as all are alike."""
         return {"local": self.executor.submit(question, *arguments).result()}
+
+    def tell(self, order: Callable[..., Any], *arguments: Any) -> None:
+        """Do nothing: these workers end with the run."""
 
     def room(self) -> None:
         """Return None: nobody stops them."""
