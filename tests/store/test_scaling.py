@@ -111,6 +111,7 @@ def test_means_of_images_that_take_no_part_are_not_read(features: Path, monkeypa
 def test_a_resumed_extract_looks_at_no_photo_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from aligncut_cli.stages.extract import phases
 
+    monkeypatch.setattr("aligncut_cli.stages.extract.layout.CHUNK_BYTES", 30_000)  # two blocks of four photos
     photos = make_photos(tmp_path / "photos", 8)
     (photos / "torn.png").write_bytes((photos / "photo-000.png").read_bytes()[:90])
     command = ["extract", photos, *TINY, "--workers", 0, "--batch-size", 4, "--skip-bad"]
