@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
-from distributed import Client, wait
+from distributed import Client
 from distributed.scheduler import KilledWorker
 
 from aligncut_cli.errors import UsageError
@@ -59,8 +60,9 @@ class DaskWorkers:
             name: self._client.submit(question, *arguments, workers=[name], pure=False)
             for name in self._client.nthreads()
         }
-        with contextlib.suppress(TimeoutError):
-            wait(list(futures.values()), timeout=ANSWER_SECONDS)
+        begun = time.monotonic()
+        while time.monotonic() - begun < ANSWER_SECONDS and not all(future.done() for future in futures.values()):
+            time.sleep(0.05)
         return {name: _answer_of(future) for name, future in futures.items()}
 
     def tell(self, order: Callable[..., Any], *arguments: Any) -> None:
