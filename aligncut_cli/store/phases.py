@@ -97,7 +97,7 @@ class Stage(Protocol):
         ...
 
     def finish(self) -> Outcome:
-        """Give the output its name and say what was found; every block is marked."""
+        """Give the output its name and record what was found; every block is marked."""
         ...
 
 
@@ -115,16 +115,31 @@ def run_stage(
     build  : imports what is heavy, checks, and returns the stage; it is not called where the output is up to date
     """
     with begin(identity, options, inputs=list(inputs)) as work:
-        if work.complete:
-            return work.outcome()
-        stage = build(work)
-        phases = stage.phases()
-        plan = replace(stage.plan(), phases={phase.name: len(phase.blocks) for phase in phases})
-        if not work.accept(plan):
-            return work.outcome()
-        for phase in phases:
-            run_phase(work, phase, console)
-        return stage.finish()
+        outcome = _run_pending(work, build, console)
+    say_outcome(outcome, console)
+    return outcome
+
+
+def say_outcome(outcome: Outcome, console: Console) -> None:
+    """Say what was found, whether it was computed now or earlier."""
+    for text in outcome.said:
+        console.note(text)
+    for text in outcome.warned:
+        console.warn(text)
+
+
+def _run_pending(work: Work, build: Callable[[Work], Stage], console: Console) -> Outcome:
+    """Answer from a finished output, or make the stage and run what is pending of its phases."""
+    if work.complete:
+        return work.outcome()
+    stage = build(work)
+    phases = stage.phases()
+    plan = replace(stage.plan(), phases={phase.name: len(phase.blocks) for phase in phases})
+    if not work.accept(plan):
+        return work.outcome()
+    for phase in phases:
+        run_phase(work, phase, console)
+    return stage.finish()
 
 
 def run_phase(work: Work, phase: Phase[Any], console: Console) -> None:

@@ -16,7 +16,7 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,6 +27,8 @@ from aligncut_cli.params import RunOptions
 from aligncut_cli.store.apart import keep_apart
 from aligncut_cli.store.files import changed_since, exchange, foreign_files, remove, sync, sync_all, walk_files
 from aligncut_cli.store.files import write_json as write_json
+from aligncut_cli.store.outcome import Outcome as Outcome
+from aligncut_cli.store.outcome import Plan as Plan
 from aligncut_cli.store.place import Place, read_marker
 from aligncut_cli.store.place import wip_path as wip_path
 from aligncut_cli.store.provenance import Identity, installed_software, read_record
@@ -38,32 +40,6 @@ from aligncut_cli.store.watch import InputWatch
 FREE_DISK_MARGIN = 100_000_000
 CLOCK_SLACK = 1.0
 """Seconds by which a file system's clock may differ from ours."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a stage is about to do.
-
-    memory : bytes, projected peak
-    disk   : bytes to write
-    notes  : further lines for a dry run
-    phases : blocks per phase, in order; the driver fills them in
-    """
-
-    memory: int
-    disk: int
-    notes: Mapping[str, Any] = field(default_factory=dict)
-    phases: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a run: its output, `complete`, `up to date` or `planned`, and figures to show."""
-
-    path: Path
-    state: str
-    summary: Mapping[str, Any]
-    plan: Mapping[str, Any] | None = None
 
 
 class Work:
@@ -279,12 +255,20 @@ class Work:
     # ending
 
     def finish(
-        self, *, models: list[str] | None = None, summary: Mapping[str, Any] | None = None, **more: Any
+        self,
+        *,
+        models: list[str] | None = None,
+        summary: Mapping[str, Any] | None = None,
+        said: Sequence[str] = (),
+        warned: Sequence[str] = (),
+        **more: Any,
     ) -> Outcome:
         """Write the provenance, give the output its name, and return the outcome.
 
         models  : names in order, for stores with node axes
-        summary : figures that a rerun shows again without computing
+        summary : figures that a rerun returns again without computing
+        said    : texts and tables about the result that a rerun and `inspect` show again
+        warned  : the same, as warnings
         more    : further keys of the record
         raises  : BadInput where an input was changed meanwhile, or the unfinished output has lost files
         """
@@ -297,6 +281,8 @@ class Work:
             "software": installed_software(),
             "runtime": self._runtime(),
             "summary": dict(summary or {}),
+            "said": list(said),
+            "warned": list(warned),
             **more,
         }
         try:
@@ -311,7 +297,7 @@ class Work:
         self.place.unlock()
         self._claimed = False
         self._record = record
-        return Outcome(self.output, "complete", record["summary"])
+        return Outcome.of_record(self.output, "complete", record)
 
     def _seal(self, record: dict[str, Any]) -> None:
         if self.identity.kind != "folder":
@@ -350,7 +336,7 @@ class Work:
     def outcome(self) -> Outcome:
         """Return what to say where nothing was computed: up to date, or the plan of a dry run."""
         if self.complete:
-            return Outcome(self.output, "up to date", self._record.get("summary", {}))
+            return Outcome.of_record(self.output, "up to date", self._record)
         plan = self._plan or Plan(0, 0)
         planned = {
             "output": str(self.output),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aligncut_cli.console import Console
+from aligncut_cli.console import Console, format_table
 from aligncut_cli.controls import title_with_controls
 from aligncut_cli.masks import MaskSet
 from aligncut_cli.maths.activations import ROWS, FigureGroundActivation, average_over_roi
@@ -142,9 +142,9 @@ class Activations:
         for name, figure in zip(PLOTS, figures, strict=True):
             save_figure(figure, folder / name)
 
-    def show(self, console: Console, *, controls: Sequence[str]) -> None:
-        """Show the difference of every slot over all voxels."""
+    def as_text(self, *, controls: Sequence[str]) -> str:
+        """Return the table of the difference of every slot over all voxels."""
         columns = [values[:, 0].tolist() for values in self.difference()]
         rows = [[slot, *map(finite_or_none, pair)] for slot, *pair in zip(self.slots, *columns, strict=True)]
         title = title_with_controls("foreground minus background, mean over all voxels", controls)
-        console.table(["slot", "difference", "error"], rows, title=title)
+        return format_table(["slot", "difference", "error"], rows, title=title)

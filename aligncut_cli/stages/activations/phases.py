@@ -157,13 +157,14 @@ class ActivationsStage:
     def finish(self) -> Outcome:
         """Give the folder its name, with the largest difference."""
         summary: dict[str, Any] = {"images": len(self.photos), "rois": len(self.roi_names)}
+        said = []
         if self.pooled is not None:
             found = Activations.of(self.pooled, self.roi_names)
-            found.show(self.console, controls=self.controls)
+            said.append(found.as_text(controls=self.controls))
             summary |= found.summary()
         drawn = set() if self.channels is None else self.channels.drawn()
         if self.similarity is not None:
             drawn |= {image for _, place in self.places for image in self.similarity.shown(place)}
         self.photos.look_for(drawn)  # another process may have drawn them
         self.photos.say_missing(self.console)
-        return self.work.finish(models=self.axes.names, summary=summary, controls=self.controls)
+        return self.work.finish(models=self.axes.names, summary=summary, said=said, controls=self.controls)

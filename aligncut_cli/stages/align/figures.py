@@ -86,5 +86,4 @@ class AlignFigures:
 
     def finish(self) -> Outcome:
         """Give the folder its name."""
-        self.console.note(f"tables and pictures are in {self.work.output}")
         return self.work.finish(models=self.source.record["models"], controls=self.controls)

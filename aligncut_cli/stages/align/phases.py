@@ -271,22 +271,21 @@ class AlignStage:
         doubt = None if self.controls else suspect_pairing(scores["ridge_r"], len(main.measured))
         summary = self._summarize(main)
         fits = [json.loads((self.work.wip / f"fit-{job.number}.json").read_text()) for job in self.jobs]
-        outcome = self.work.finish(
+        warned = [] if doubt is None else [f"{doubt} {self.data.joined.describe()}"]
+        if summary["test_images"] < FEW_IMAGES:
+            few = f"{summary['test_images']} test images are too few for scores and intervals to say much"
+            warned.insert(0, few)
+        return self.work.finish(
             models=self.data.features.axes.names,
             summary=summary,
+            said=[*describe_consensus(summary, self.controls), *format_scores(summary, self.controls)],
+            warned=warned,
             controls=self.controls,
             responses=dict(self.responses.record)
             | {"synthetic": self.synthetic, "pairing": {**self.data.joined.record, "suspected": doubt is not None}},
             fits=fits,
             slot_rois=[EVERY_VOXEL, *(name for name, mask in self.responses.rois.items() if mask.any())],
         )
-        for line in (*describe_consensus(summary, self.controls), *format_scores(summary, self.controls)):
-            self.console.note(line)
-        if summary["test_images"] < FEW_IMAGES:
-            self.console.warn(f"{summary['test_images']} test images are too few for scores and intervals to say much")
-        if doubt is not None:
-            self.console.warn(f"{doubt} {self.data.joined.describe()}")
-        return outcome
 
     def _summarize(self, main: Predictions) -> dict[str, Any]:
         r, ridge_r = self.writer.read(SEED_R.at()), main.score()["ridge_r"]

@@ -56,6 +56,7 @@ def run(
     outcome = run_stage(identity, options, console, inputs=[source.path], build=build)
     if figures is not None and outcome.plan is None:
         draw(outcome.path, replace(options, output=figures), console)
+        console.note(f"tables and pictures are in {figures}")
     return outcome
 
 

@@ -180,15 +180,16 @@ class CompareStage:
     def finish(self) -> Outcome:
         """Give the folder its name, and say how alike the models are."""
         found = json.loads((self.work.wip / "found.json").read_text(encoding="utf-8"))
+        said = []
         for name, mean in found["between_models"].items():
             text = "not defined" if mean is None else f"{mean:.3f}"
-            self.console.note(
+            said.append(
                 f"{name} alignment: mean cosine of the same token between models {text}; "
                 f"share of the tokens' variance that lies between: {Shares(**found['shares'][name]).describe()}"
             )
-        self.console.note(f"before alignment, mean over pairs of slots: {describe({k: found[k] for k in MEASURES})}")
+        said.append(f"before alignment, mean over pairs of slots: {describe({k: found[k] for k in MEASURES})}")
         summary = {**found, "images": self.n_images}
-        return self.work.finish(models=self.axes.names, summary=summary, controls=self.controls)
+        return self.work.finish(models=self.axes.names, summary=summary, said=said, controls=self.controls)
 
 
 def _round(value: float | None) -> str | None:

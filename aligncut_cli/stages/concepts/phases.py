@@ -32,6 +32,7 @@ from aligncut_cli.viz.figures import save_figure
 
 PROCESS_BYTES = 700_000_000
 CLOUD_POINTS = 6000
+NO_READOUT = "no activations of voxels and ROIs: they need an alignment with a readout"
 
 
 class ConceptsStage:
@@ -149,11 +150,8 @@ class ConceptsStage:
         if self.space is not None and self.alignment is not None:
             moments = self.members.load_moments(len(self.slots) - 1, len(centres.places))
             readout = Readout.of(moments, self.alignment, members, self.fits)
-            readout.say(self.console, self.alignment.store.path)
-        else:
-            self.console.note("no activations of voxels and ROIs: they need an alignment with a readout")
         found = Findings(centres, self.slots, members, readout, self.params.least_tokens)
-        found.write(folder, controls=self.controls, console=self.console)
+        found.write(folder, controls=self.controls)
         self._draw_map(found)
         draw_patches(
             folder,
@@ -173,7 +171,13 @@ class ConceptsStage:
             "slots": len(self.slots),
             **found.summary(),
         }
-        write_json(self.work.wip / "summary.json", summary)
+        said, warned = [NO_READOUT if readout is None else readout.describe()], []
+        if readout is not None and readout.scored is None and self.alignment is not None:
+            path = self.alignment.store.path
+            warned.append(f"{path} names fewer than two ROIs, so concepts are not compared with them")
+        said.append(found.as_text(controls=self.controls))
+        shown = {"summary": summary, "said": list(filter(None, said)), "warned": warned}
+        write_json(self.work.wip / "found.json", shown)
 
     def _draw_map(self, found: Findings) -> None:
         """Draw the concepts on the map, over some of its nodes."""
@@ -190,5 +194,5 @@ class ConceptsStage:
 
     def finish(self) -> Outcome:
         """Give the folder its name."""
-        summary = json.loads((self.work.wip / "summary.json").read_text(encoding="utf-8"))
-        return self.work.finish(models=self.axes.names, summary=summary, controls=self.controls)
+        found = json.loads((self.work.wip / "found.json").read_text(encoding="utf-8"))
+        return self.work.finish(models=self.axes.names, controls=self.controls, **found)

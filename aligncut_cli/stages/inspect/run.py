@@ -101,6 +101,8 @@ def as_text(found: dict[str, Any]) -> str:
         )
     lines.append("")
     lines.append(format_table(["parameter", "value"], [[k, _value(v)] for k, v in found["params"].items()]))
+    for text in (*found.get("said", ()), *(f"warning: {text}" for text in found.get("warned", ()))):
+        lines += ["", text]
     summary = {k: v for k, v in found.get("summary", {}).items() if not isinstance(v, dict | list)}
     if summary:
         lines += ["", format_table(["result", "value"], [[k, _value(v)] for k, v in summary.items()])]

@@ -128,6 +128,5 @@ class RenderStage:
         """Say which photos were missing, and give the folder its name."""
         self.photos.look_for(range(self.n_images))
         self.photos.say_missing(self.console)
-        self.console.note(self.meaning)
         summary = {"images": self.n_images, "colours": self.meaning}
-        return self.work.finish(models=self.axes.names, summary=summary, controls=self.controls)
+        return self.work.finish(models=self.axes.names, summary=summary, said=[self.meaning], controls=self.controls)

@@ -70,7 +70,6 @@ class SegmentFigures:
         """Give the folder its name, and say which photos are gone."""
         self.photos.look_for(range(self.n_pictures))
         self.photos.say_missing(self.console)
-        self.console.note(f"tables and pictures are in {self.work.output}")
         summary = {"images": self.n_pictures}
         return self.work.finish(models=self.segments.axes.names, summary=summary, controls=self.controls)
 

@@ -72,6 +72,7 @@ def run(
     outcome = run_stage(identity, options, console, inputs=[run.store.path for run in runs], build=build)
     if figures is not None and outcome.plan is None:
         draw(outcome.path, truth.masks, params, replace(options, output=figures), console, photos=photos)
+        console.note(f"tables and pictures are in {figures}")
     return outcome
 
 

@@ -92,10 +92,16 @@ class Scores:
         return title_with_controls(f"mIoU over {self.classes_scored}, {self.method}", self.controls)
 
 
+def name_method(clusters: Sequence[int], method: str, n_eig: int | None) -> str:
+    """Say how segments are made: into how many clusters, the finest first, or by the oracle where there are none."""
+    if clusters:
+        return f"{', '.join(map(str, clusters))} clusters by {method}, matched to classes"
+    return "oracle centres" + (f" of {n_eig} eigenvectors" if n_eig else "")
+
+
 def read_scores(store: AnyStore) -> Scores:
     """Read every array of scores of a segments store made with masks."""
     segments = Segments(store)
-    clusters = ", ".join(map(str, segments.clusters))
     n_eig = store.record.get("summary", {}).get("n_eig")
     marks = store.record.get("run_controls", dict.fromkeys(segments.runs, collect_controls(store)))
     return Scores(
@@ -103,9 +109,7 @@ def read_scores(store: AnyStore) -> Scores:
         layers={model.name: list(model.layers) for model in segments.axes.models},
         classes=list(segments.score_attributes["classes"]),
         levels=segments.clusters[1:],
-        method=f"{clusters} clusters by {store.record['params']['method']}, matched to classes"
-        if clusters
-        else "oracle centres" + (f" of {n_eig} eigenvectors" if n_eig else ""),
+        method=name_method(segments.clusters, store.record["params"]["method"], n_eig),
         marks={name: found for name, found in marks.items() if found},
         values={name: segments.read_score(name).astype(np.float64) for name in segments.score_names},
     )

@@ -44,7 +44,6 @@ class TransitionsFigures:
 
     def finish(self) -> Outcome:
         """Give the folder its name."""
-        self.console.note(f"tables and pictures are in {self.work.output}")
         return self.work.finish(models=self.models, controls=self.controls)
 
     def _draw(self) -> None:
