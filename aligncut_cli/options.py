@@ -8,11 +8,13 @@ import inspect
 import os
 import tomllib
 import typing
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from aligncut_cli.errors import BadInput, UsageError
 from aligncut_cli.params import RunOptions, StageParams, flag_of
@@ -45,6 +47,27 @@ RUN_FLAGS = frozenset("--" + name.replace("_", "-") for name in SHARED_FLAGS)
 RESERVED = ("params", "options", "console")
 
 
+class OnceCommand(TyperCommand):
+    """A command that refuses an option of one value which is given twice, where the parser would drop the first."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse as usual, and look at what was given.
+
+        raises : UsageError that names the option
+        """
+        rest = super().parse_args(ctx, list(args))
+        _, _, given = self.make_parser(ctx).parse_args(list(args))
+        for parameter, count in Counter(given).items():
+            single = parameter.param_type_name == "option" and not getattr(parameter, "multiple", False)
+            switch = getattr(parameter, "is_flag", False) and not parameter.secondary_opts
+            if single and not switch and count > 1:
+                flag = max(parameter.opts, key=len)
+                raise UsageError(
+                    f"{flag} is given {count} times, and takes one value", do=f"Leave all but one {flag} out."
+                )
+        return rest
+
+
 def read_config(context: typer.Context, path: Path | None) -> Path | None:
     """Use a TOML file's values as this command's defaults; options on the command line win.
 
@@ -65,16 +88,15 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
     if not isinstance(table, dict):
         raise BadInput(f"{path}: [{command}] is not a table")
     values = {key: value for key, value in content.items() if not isinstance(value, dict)} | table
-    known = {parameter.name for parameter in context.command.params} - {"config", "help"}
+    parameters = {str(parameter.name): parameter for parameter in context.command.params}
+    known = parameters.keys() - {"config", "help"}
     defaults = {}
     for key, value in values.items():
         name = key.replace("-", "_")
         if name not in known:
-            raise UsageError(
-                f"{path}: `{command}` has no option {key!r}",
-                why=f"It takes: {', '.join(sorted(str(k) for k in known))}.",
-            )
-        defaults[name] = value
+            raise UsageError(f"{path}: `{command}` has no option {key!r}", why=f"It takes: {', '.join(sorted(known))}.")
+        many = getattr(parameters[name], "multiple", False) or getattr(parameters[name], "nargs", 1) == -1
+        defaults[name] = [value] if many and not isinstance(value, list) else value
     context.default_map = {**(context.default_map or {}), **defaults}
     return path
 

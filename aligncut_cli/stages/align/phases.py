@@ -33,7 +33,7 @@ from aligncut_cli.stages.align.scores import (
     score_slot,
     summarize_scores,
 )
-from aligncut_cli.stages.inputs import ResponsePaths
+from aligncut_cli.stages.response_paths import ResponsePaths
 from aligncut_cli.store.kinds.alignment import (
     BIAS,
     DEVIATION,
@@ -78,17 +78,25 @@ class AlignStage:
         self.synthetic = paths.are_synthetic()
         self.controls = [] if params.control == "none" else [params.control]
         self.device = resolve_device(options.device)
-        self.responses = load_responses(
-            paths.responses,
-            image_ids=paths.image_ids,
-            rois=paths.rois,
-            noise_ceiling=paths.noise_ceiling,
-            drop_nan_voxels=params.drop_nan_voxels,
-            drop_nan_images=params.drop_nan_images,
-            average_repeats=params.average_repeats,
-        )
-        self.data = AlignmentData(Features(source), self.responses, params)
-        console.note(self.data.joined.describe())
+        responses = {
+            name: load_responses(
+                subject.responses,
+                image_ids=subject.image_ids,
+                rois=subject.rois,
+                noise_ceiling=subject.noise_ceiling,
+                drop_nan_voxels=params.drop_nan_voxels,
+                drop_nan_images=params.drop_nan_images,
+                average_repeats=params.average_repeats,
+            )
+            for name, subject in paths.subjects.items()
+        }
+        self.data = AlignmentData(Features(source), responses, params)
+        self.responses = self.data.responses
+        for line in self.responses.describe():
+            console.note(line)
+        if len(responses) > 1:
+            n_images = len(self.data.features.ids)
+            console.note(f"{self.data.n_images:,} of {n_images:,} images were seen by all {len(responses)} subjects")
         self.jobs = list_jobs(params)
         self.n_runs = len({job.run for job in self.jobs})
         self.writer = Writer(work.staging)
@@ -271,7 +279,7 @@ class AlignStage:
         doubt = None if self.controls else suspect_pairing(scores["ridge_r"], len(main.measured))
         summary = self._summarize(main)
         fits = [json.loads((self.work.wip / f"fit-{job.number}.json").read_text()) for job in self.jobs]
-        warned = [] if doubt is None else [f"{doubt} {self.data.joined.describe()}"]
+        warned = [] if doubt is None else [" ".join([doubt, *self.responses.describe()])]
         if summary["test_images"] < FEW_IMAGES:
             few = f"{summary['test_images']} test images are too few for scores and intervals to say much"
             warned.insert(0, few)
@@ -281,8 +289,7 @@ class AlignStage:
             said=[*describe_consensus(summary, self.controls), *format_scores(summary, self.controls)],
             warned=warned,
             controls=self.controls,
-            responses=dict(self.responses.record)
-            | {"synthetic": self.synthetic, "pairing": {**self.data.joined.record, "suspected": doubt is not None}},
+            responses=self.responses.record | {"synthetic": self.synthetic, "suspected": doubt is not None},
             fits=fits,
             slot_rois=[EVERY_VOXEL, *(name for name, mask in self.responses.rois.items() if mask.any())],
         )

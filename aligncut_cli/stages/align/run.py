@@ -8,7 +8,7 @@ from pathlib import Path
 from aligncut_cli.console import Console
 from aligncut_cli.errors import UsageError
 from aligncut_cli.params import AlignParams, ApplyParams, RunOptions, as_record
-from aligncut_cli.stages.inputs import ResponsePaths
+from aligncut_cli.stages.response_paths import ResponsePaths
 from aligncut_cli.store.phases import Stage, run_stage
 from aligncut_cli.store.provenance import Identity
 from aligncut_cli.store.read import open_store
