@@ -663,6 +663,31 @@ def inspect(
 
 
 @command("Look")
+@takes()
+def params(
+    stores: Annotated[list[str], typer.Argument(metavar="STORE", help="Any stores and output folders.")],
+    methods: Annotated[bool, typer.Option("--methods", help="Print the paragraph for a paper alone.")] = False,
+    *,
+    options: RunOptions,
+) -> None:
+    """Print the whole chain that led to a store: every command, its parameters, versions and digests.
+
+    Example: [bold]aligncut params scores.zarr > chain.toml[/bold]
+
+    It is TOML; its first entry is a paragraph for a paper's methods, with the paper's equations by number and all that
+    deviates from the paper: [bold]aligncut params scores.zarr --methods[/bold]
+    """
+    from aligncut_cli.stages.params.run import as_toml, collect_chain
+
+    console = Console(quiet=options.quiet, verbose=options.verbose)
+    chain = collect_chain([read_piped_path(path) for path in stores])
+    if options.json:
+        console.result_json(chain.as_record())
+    else:
+        console.result(escape(chain.describe_methods() if methods else as_toml(chain)))
+
+
+@command("Look")
 @takes(ExportParams, output="File to write: .npy, .npz, .csv or .parquet.")
 @stage
 def export(

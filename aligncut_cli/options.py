@@ -44,7 +44,11 @@ WIDEST_CHOICE = 10
 """Characters of choices beside an option; longer ones stand in its text, or the column would cut options' names."""
 TALKING_FLAGS = ("quiet", "verbose", "json")
 RUN_FLAGS = frozenset("--" + name.replace("_", "-") for name in SHARED_FLAGS)
-RESERVED = ("params", "options", "console")
+RESERVED = ("context", "params", "options", "console")
+
+
+TYPED = "aligncut.typed"
+"""Where a context keeps the command line as it was typed."""
 
 
 class OnceCommand(TyperCommand):
@@ -55,6 +59,7 @@ class OnceCommand(TyperCommand):
 
         raises : UsageError that names the option
         """
+        ctx.meta[TYPED] = ("aligncut", str(ctx.info_name), *args)
         rest = super().parse_args(ctx, list(args))
         _, _, given = self.make_parser(ctx).parse_args(list(args))
         for parameter, count in Counter(given).items():
@@ -161,6 +166,7 @@ def takes(params: type[StageParams] | None = None, *, output: str | None = None)
             for parameter in inspect.signature(function, eval_str=True).parameters.values()
             if parameter.name not in RESERVED
         ]
+        wants_context = "context" in inspect.signature(function).parameters
         added: list[inspect.Parameter] = []
 
         def add(name: str, annotation: Any, option: Any, default: Any = inspect.Parameter.empty) -> None:
@@ -196,18 +202,21 @@ def takes(params: type[StageParams] | None = None, *, output: str | None = None)
         )
 
         @functools.wraps(function)
-        def command(**values: Any) -> Any:
+        def command(*, context: typer.Context, **values: Any) -> Any:
             values.pop("config")
             values = {name: expand_home(value) for name, value in values.items()}
             given = {name: values.pop(name) for name in SHARED_FLAGS if name in values}
             given["output"] = values.pop("output", Path())
-            keywords: dict[str, Any] = {"options": RunOptions(**given)}
+            keywords: dict[str, Any] = {"options": RunOptions(**given, typed=context.meta.get(TYPED, ()))}
+            if wants_context:
+                keywords["context"] = context
             if params is not None:
                 chosen = {name: values.pop(name) for name in knobs}
                 chosen = {name: tuple(v) if isinstance(v, list) else v for name, v in chosen.items()}
                 keywords["params"] = params(**chosen)
             return function(**values, **keywords)
 
+        added.append(inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context))
         command.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
         command.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *added]}
         return command

@@ -361,7 +361,10 @@ class ActivationsParams(MaskParams):
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How a stage runs; nothing here changes its result beyond rounding."""
+    """How a stage runs; nothing here changes its result beyond rounding.
+
+    typed : the command line, word by word, for the record; empty where there was none
+    """
 
     output: Path
     overwrite: bool = False
@@ -373,6 +376,7 @@ class RunOptions:
     quiet: bool = False
     verbose: bool = False
     json: bool = False
+    typed: tuple[str, ...] = ()
 
 
 def as_record(params: StageParams) -> dict[str, Any]:

@@ -21,10 +21,14 @@ from aligncut_cli.store.apart import keep_apart
 from aligncut_cli.store.run import Outcome
 
 STAGES = sorted(
-    file.parent.name for file in Path(stages.__file__).parent.glob("*/run.py") if file.parent.name != "inspect"
+    file.parent.name
+    for file in Path(stages.__file__).parent.glob("*/run.py")
+    if file.parent.name not in ("inspect", "params")
 )
 """Every folder of `aligncut_cli/stages` that writes something."""
-OPTIONS = tuple(item.name for item in fields(RunOptions) if item.name not in ("output", "quiet", "verbose", "json"))
+OPTIONS = tuple(
+    item.name for item in fields(RunOptions) if item.name not in ("output", "quiet", "verbose", "json", "typed")
+)
 RESPONSES = tuple(item.name for item in fields(SubjectPaths))
 TEXT_INPUTS, MANY_INPUTS = ("segment",), ("extract", "segment", "report")
 """Stages whose inputs may be NAME=PATH, and those that take several."""

@@ -331,6 +331,7 @@ class Work:
             "seconds": round(time.time() - self._started, 3),
             "finished": now(),
             **{key: options[key] for key in ("device", "batch_size", "workers", "max_memory")},
+            "typed": list(self.options.typed),
         }
 
     def outcome(self) -> Outcome:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from aligncut_cli.console import Console, format_table, readable_bytes
 from aligncut_cli.controls import title_with_controls
 from aligncut_cli.errors import BadInput
 from aligncut_cli.stages.inspect.verify import verify_output
+from aligncut_cli.stages.toml import toml_lines
 from aligncut_cli.store.files import walk_files
 from aligncut_cli.store.place import RECORD, Place
 from aligncut_cli.store.provenance import STORE_RECORD, read_record
@@ -133,8 +133,4 @@ def _value(value: Any) -> str:
 
 def params_as_toml(found: dict[str, Any]) -> str:
     """Write the parameters as a TOML table that --config reads back."""
-    lines = [f"[{found['stage']}]"]
-    for name, value in found["params"].items():
-        if value is not None:
-            lines.append(f"{name} = {json.dumps(value, ensure_ascii=False)}")
-    return "\n".join(lines)
+    return "\n".join([f"[{found['stage']}]", *toml_lines(found["params"])])
