@@ -250,6 +250,8 @@ class MaskParams(StageParams):
         None, "Read PNG masks as binary: values from here on are the object.", at_least=1, at_most=65535
     )
     split: str = knob("val", "Images of PASCAL VOC: train, val, trainval, or a file that lists them.")
+    ignore_class: tuple[str, ...] = knob((), "Leave the pixels of this class out; may be given again.")
+    background: str | None = knob(None, "Class that is the background, or none; otherwise the one of index 0.")
 
 
 ORACLE_N_EIG = 10

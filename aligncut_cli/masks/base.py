@@ -26,9 +26,11 @@ class MaskSet(ABC):
     classes : names, index 0 is the background
     sources : every file that masks and classes are read from, in a fixed order; their content is what counts
     notes   : what was found and used unasked, for the user to see
+    has_background : whether class 0 is one
     """
 
     notes: tuple[str, ...] = ()
+    has_background: bool = True
 
     holds: ClassVar[str]
     """What a path to such masks is, for messages."""

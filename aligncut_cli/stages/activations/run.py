@@ -7,7 +7,7 @@ from pathlib import Path
 from aligncut_cli.console import Console
 from aligncut_cli.errors import UsageError
 from aligncut_cli.params import ActivationsParams, RunOptions, as_record
-from aligncut_cli.stages.inputs import open_mask_input
+from aligncut_cli.stages.inputs import MASK_PARAMS, open_mask_input, require_background
 from aligncut_cli.store.phases import Stage, run_stage
 from aligncut_cli.store.provenance import Identity
 from aligncut_cli.store.read import open_store
@@ -38,6 +38,7 @@ def run(
     source, aligned = open_store(features, "features"), open_store(alignment, "alignment")
     stores = [source, aligned]
     truth = open_mask_input(masks, params, classes=classes, console=console)
+    require_background(truth.masks)
     identity = Identity(
         stage="activations",
         version=VERSION,
@@ -45,7 +46,7 @@ def run(
         params=as_record(params),
         inputs=[*(store.as_input for store in stores), *truth.records],
         extra={"masks_format": truth.format} | ({} if photos is None else {"photos": str(photos)}),
-        loose=["masks_format", "threshold", "split", "seed"],
+        loose=[*MASK_PARAMS, "seed"],
     )
 
     def build(work: Work) -> Stage:

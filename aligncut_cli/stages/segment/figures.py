@@ -13,7 +13,17 @@ from aligncut_cli.console import Console
 from aligncut_cli.masks import MaskSet
 from aligncut_cli.maths.grid import resize_mask, spread_tokens
 from aligncut_cli.stages.photos import Photos
-from aligncut_cli.stages.segment.tables import Scores, list_classes, list_runs, read_scores, tabulate
+from aligncut_cli.stages.segment.tables import (
+    EACH_IMAGE,
+    Scores,
+    compare_runs,
+    list_classes,
+    list_images,
+    list_pairs,
+    list_runs,
+    read_scores,
+    tabulate,
+)
 from aligncut_cli.store.folder import file_for_image, write_csv
 from aligncut_cli.store.kinds.segments import Segments
 from aligncut_cli.store.nodes import ModelAxes
@@ -81,6 +91,12 @@ class SegmentFigures:
         write_csv(self.folder / "scores.csv", *tabulate(scores), controls=scores.controls)
         for name, table in (("runs", list_runs), ("classes", list_classes)):
             write_csv(self.folder / f"{name}.csv", *table(scores), controls=[])  # each row says itself what it is
+        if EACH_IMAGE in scores.values:
+            ids = [self.photos.id(image) for image in range(len(self.photos))]
+            write_csv(self.folder / "images.csv", *list_images(scores, ids), controls=[])
+        pairs = compare_runs(scores)
+        if pairs:
+            write_csv(self.folder / "pairs.csv", *list_pairs(pairs), controls=scores.controls)
         title = f"{scores.method}, {scores.classes_scored}, {len(self.photos)} images"
         figure = plot_scores(_score_lines(scores), title=title, controls=scores.controls)
         save_figure(figure, self.folder / "scores.png")

@@ -16,7 +16,7 @@ from aligncut_cli.stages.segment.clusters import Clusters
 from aligncut_cli.stages.segment.oracle import Oracle
 from aligncut_cli.stages.segment.passes import ByModel, Floats, Layout, Place, Rows, Setting, Sums, Truth
 from aligncut_cli.stages.segment.runs import Run
-from aligncut_cli.stages.segment.tables import Scores, name_method, tabulate
+from aligncut_cli.stages.segment.tables import Scores, compare_runs, describe_pairs, name_method, tabulate
 from aligncut_cli.store.kinds.base import create_node_arrays, put_images
 from aligncut_cli.store.kinds.segments import (
     SCORES,
@@ -135,6 +135,7 @@ class SegmentStage:
         create_node_arrays(root, self.axes, self.labels, {}, images_per_block=per_chunk)
         if self.truth is not None:
             sizes = {"model": len(self.axes.models), "layer": self.n_layers, "class": len(self.classes)}
+            sizes["image"] = self.layout.n_images
             attributes = {"classes": self.classes, "models": self.axes.names}
             create_scores(root, self.way.scores, sizes, runs=self.layout.names, attributes=attributes)
         self.way.create(root, scratch)
@@ -174,6 +175,7 @@ class SegmentStage:
         if self.truth is not None:
             scores = self._collect_scores()
             said.append(format_table(*tabulate(scores, brief=True), title=scores.title))
+            said += describe_pairs(compare_runs(scores))
         return self.work.finish(
             models=self.axes.names,
             summary={"images": self.layout.n_images, "n_eig": self.layout.n_eig, **self._summarize()},

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from aligncut_cli.console import Console
 from aligncut_cli.errors import UsageError
 from aligncut_cli.params import RunOptions, SegmentParams, as_record
-from aligncut_cli.stages.inputs import open_mask_input
+from aligncut_cli.stages.inputs import MASK_PARAMS, open_mask_input
 from aligncut_cli.stages.segment.runs import open_run
 from aligncut_cli.store.phases import Stage, run_stage
 from aligncut_cli.store.provenance import Identity
@@ -20,9 +20,9 @@ from aligncut_cli.store.run import Outcome, Work
 if TYPE_CHECKING:
     from aligncut_cli.masks import MaskSet
 
-VERSION = 2
-FIGURES_VERSION = 2
-LOOSE = ("masks_format", "threshold", "split", "pictures")
+VERSION = 3
+FIGURES_VERSION = 3
+LOOSE = (*MASK_PARAMS, "pictures")
 
 
 def run(

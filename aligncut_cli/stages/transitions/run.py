@@ -8,7 +8,7 @@ from pathlib import Path
 from aligncut_cli.console import Console
 from aligncut_cli.errors import UsageError
 from aligncut_cli.params import RunOptions, TransitionsParams, as_record
-from aligncut_cli.stages.inputs import open_mask_input
+from aligncut_cli.stages.inputs import MASK_PARAMS, open_mask_input, require_background
 from aligncut_cli.store.phases import Stage, run_stage
 from aligncut_cli.store.provenance import Identity
 from aligncut_cli.store.read import Store, open_store
@@ -37,6 +37,7 @@ def run(
         raise UsageError(f"a radius of {params.radius} holds no token", do="Give a --radius above 0.")
     source = open_store(tsne, "tsne")
     truth = open_mask_input(masks, params, classes=classes, console=console)
+    require_background(truth.masks)
     identity = Identity(
         stage="transitions",
         version=VERSION,
@@ -44,7 +45,7 @@ def run(
         params=as_record(params),
         inputs=[source.as_input, *truth.records],
         extra={"masks_format": truth.format},
-        loose=["masks_format", "threshold", "split"],
+        loose=MASK_PARAMS,
     )
 
     def build(work: Work) -> Stage:
