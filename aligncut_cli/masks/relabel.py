@@ -30,6 +30,7 @@ class RelabelledMasks(MaskSet):
         """
         self.inner = inner
         self.path, self.ids, self.sources, self.notes = inner.path, inner.ids, inner.sources, inner.notes
+        self.palette = inner.palette
         self.has_background = background != NO_BACKGROUND
         names = list(inner.classes)
         first = background if background not in (None, NO_BACKGROUND) else names[0]

@@ -27,8 +27,8 @@ from aligncut_cli.viz.montage import draw_montage
     ],
 )
 def test_no_montage_takes_the_place_of_another_file(tmp_path: Path, ids: list[str], names: list[str]) -> None:
-    assert name_montages(ids) == names
-    for name in [*names, OVERVIEW.removesuffix(".png")]:
+    assert name_montages(ids, "png") == names
+    for name in [*names, OVERVIEW]:
         path = tmp_path / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         assert not path.exists()

@@ -19,6 +19,7 @@ from aligncut_cli.stages.activations.figure_ground import Activations, FigureGro
 from aligncut_cli.stages.activations.similarity import TokenSimilarity
 from aligncut_cli.stages.photos import Photos
 from aligncut_cli.stages.space import FeatureSpace
+from aligncut_cli.stages.style import read_style
 from aligncut_cli.store.kinds.alignment import Alignment
 from aligncut_cli.store.nodes import ModelAxes, TokenPlace, parse_token, require_tokens
 from aligncut_cli.store.phases import Phase, single_step
@@ -48,6 +49,7 @@ class ActivationsStage:
         self.space = FeatureSpace.universal(source, alignment, resolve_device(options.device))
         self.photos = Photos(self.space.features.images(), photos)
         self.roi_names: list[str] = []
+        self.style = read_style(params, source.axes.names)
         self.controls = collect_controls(source, alignment)
         require_tokens(self.axes, source.path)
         self.space.require()
@@ -143,14 +145,16 @@ class ActivationsStage:
     def _compare(self, index: int, token: tuple[str, TokenPlace], data: None) -> None:
         self.work.staging.mkdir(exist_ok=True)
         if self.similarity is not None:
-            self.similarity.write(self.work.staging, *token, controls=self.controls)
+            self.similarity.write(self.work.staging, *token, style=self.style, controls=self.controls)
 
     def _write_tables(self) -> None:
         self.work.staging.mkdir(exist_ok=True)
         if self.pooled is not None:
-            Activations.of(self.pooled, self.roi_names).write(self.work.staging, controls=self.controls)
+            Activations.of(self.pooled, self.roi_names).write(
+                self.work.staging, style=self.style, controls=self.controls
+            )
         if self.channels is not None:
-            self.channels.write(self.work.staging, controls=self.controls)
+            self.channels.write(self.work.staging, style=self.style, controls=self.controls)
 
     # ending
 

@@ -21,6 +21,7 @@ from aligncut_cli.stages.concepts.tables import Findings, Readout
 from aligncut_cli.stages.patches import Centres, place_concepts
 from aligncut_cli.stages.photos import Photos
 from aligncut_cli.stages.space import FeatureSpace
+from aligncut_cli.stages.style import read_style
 from aligncut_cli.store.kinds.alignment import Alignment
 from aligncut_cli.store.kinds.tsne import SAMPLE_COORDS, Tsne
 from aligncut_cli.store.nodes import Slot, require_tokens
@@ -54,6 +55,7 @@ class ConceptsStage:
         self.work, self.params, self.console = work, params, console
         self.source = Tsne(source)
         self.axes = source.axes
+        self.style = read_style(params, source.axes.names)
         self.slots = [self.axes.slot(text) for text in dict.fromkeys(params.slot)] or self.axes.slots
         self.controls = collect_controls(source, features, alignment)
         self.photos = Photos(self.source.images(), photos)
@@ -151,7 +153,7 @@ class ConceptsStage:
             moments = self.members.load_moments(len(self.slots) - 1, len(centres.places))
             readout = Readout.of(moments, self.alignment, members, self.fits)
         found = Findings(centres, self.slots, members, readout, self.params.least_tokens)
-        found.write(folder, controls=self.controls)
+        found.write(folder, style=self.style, controls=self.controls)
         self._draw_map(found)
         draw_patches(
             folder,
@@ -160,6 +162,7 @@ class ConceptsStage:
             found.counts.tolist(),
             self.photos,
             n_patches=self.params.patches,
+            style=self.style,
             controls=self.controls,
         )
         self.photos.say_missing(self.console)
@@ -188,9 +191,10 @@ class ConceptsStage:
             found.centres.places,
             found.centres.radius,
             found.few,
+            style=self.style,
             controls=self.controls,
         )
-        save_figure(figure, self.work.staging / "map.png")
+        save_figure(figure, self.style.file(self.work.staging, "map"))
 
     def finish(self) -> Outcome:
         """Give the folder its name."""

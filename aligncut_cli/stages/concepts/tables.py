@@ -25,11 +25,13 @@ from aligncut_cli.maths.finite import finite_or_none
 from aligncut_cli.stages.concepts.controls import ControlFits
 from aligncut_cli.stages.concepts.members import SlotMembers
 from aligncut_cli.stages.patches import Centres
+from aligncut_cli.stages.regions import place_regions
 from aligncut_cli.store.folder import write_csv
 from aligncut_cli.store.kinds.alignment import Alignment
 from aligncut_cli.store.nodes import Slot
 from aligncut_cli.viz.concept_plots import plot_concept_rois, plot_magnitude_and_deviation
 from aligncut_cli.viz.figures import save_figure
+from aligncut_cli.viz.style import FigureStyle
 
 Floats = NDArray[np.float64]
 
@@ -126,7 +128,7 @@ class Findings:
         read_out = {} if self.readout is None else self.readout.summary()
         return {"members": int(self.counts.sum()), "few": int(self.few.sum()), **read_out}
 
-    def write(self, folder: Path, *, controls: Sequence[str]) -> None:
+    def write(self, folder: Path, *, style: FigureStyle, controls: Sequence[str]) -> None:
         """Write arrays, tables and plots of slots, voxels and areas."""
         write_csv(folder / "concepts.csv", *self._tabulate(), controls=controls)
         self._write_slots(folder, controls=controls)
@@ -136,9 +138,9 @@ class Findings:
         np.save(folder / "mean.npy", found.mean)
         np.save(folder / "deviation.npy", found.deviation)
         if found.roi_names:
-            self._write_rois(folder, found, controls=controls)
-        figure = plot_magnitude_and_deviation(found.mean, found.deviation, found.rho, controls=controls)
-        save_figure(figure, folder / "magnitude.png")
+            self._write_rois(folder, found, style=style, controls=controls)
+        figure = plot_magnitude_and_deviation(found.mean, found.deviation, found.rho, style=style, controls=controls)
+        save_figure(figure, style.file(folder, "magnitude"))
 
     def as_text(self, *, controls: Sequence[str]) -> str:
         """Return the table of the concepts."""
@@ -168,7 +170,7 @@ class Findings:
         ]
         write_csv(folder / "slots.csv", ["concept", "slot", "tokens", "few"], rows, controls=controls)
 
-    def _write_rois(self, folder: Path, found: Readout, *, controls: Sequence[str]) -> None:
+    def _write_rois(self, folder: Path, found: Readout, *, style: FigureStyle, controls: Sequence[str]) -> None:
         mean, deviation = average_over_roi(found.mean, found.rois), average_over_roi(found.deviation, found.rois)
         scored, compared = found.scored, found.compared
         rows: list[list[object]] = []
@@ -180,6 +182,9 @@ class Findings:
             rows.append([concept, found.roi_names[roi], value, deviation[place], int(self.few[concept]), *numbers])
         header = ["concept", "roi", "mean", "deviation", "few", "contrast", "z", "p"]
         write_csv(folder / "rois.csv", header, rows, controls=controls)
-        p_roi = None if compared is None else compared.p_roi
-        figure = plot_concept_rois(found.roi_names, mean, deviation, p_roi, self.few, controls=controls)
-        save_figure(figure, folder / "rois.png")
+        places = place_regions(found.roi_names)
+        p_roi = None if compared is None else compared.p_roi[:, places]
+        names = [found.roi_names[at] for at in places]
+        shown = mean[:, places], deviation[:, places], p_roi
+        figure = plot_concept_rois(names, *shown, self.few, style=style, controls=controls)
+        save_figure(figure, style.file(folder, "rois"))

@@ -24,7 +24,7 @@ class Rule:
 
 
 def _fits_brain(record: Mapping[str, Any]) -> bool:
-    return record["params"].get("target", "brain") != "consensus"
+    return bool(record["params"].get("target", "brain") != "consensus")
 
 
 def _is_fit(record: Mapping[str, Any]) -> bool:

@@ -12,6 +12,7 @@ from aligncut_cli.errors import UsageError
 from aligncut_cli.params import RunOptions, SegmentParams, as_record
 from aligncut_cli.stages.inputs import MASK_PARAMS, open_mask_input
 from aligncut_cli.stages.segment.runs import open_run
+from aligncut_cli.stages.style import STYLE_PARAMS, style_record
 from aligncut_cli.store.phases import Stage, run_stage
 from aligncut_cli.store.provenance import Identity
 from aligncut_cli.store.read import open_store
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 VERSION = 3
 FIGURES_VERSION = 3
-LOOSE = (*MASK_PARAMS, "pictures")
+LOOSE = (*MASK_PARAMS, *STYLE_PARAMS, "pictures")
 
 
 def run(
@@ -91,7 +92,7 @@ def draw(
         stage="segment --figures",
         version=FIGURES_VERSION,
         kind="folder",
-        params={"pictures": params.pictures},
+        params={"pictures": params.pictures, **style_record(params)},
         inputs=[source.as_input],
         extra={} if photos is None else {"photos": str(photos)},
     )
@@ -99,6 +100,6 @@ def draw(
     def build(work: Work) -> Stage:
         from aligncut_cli.stages.segment.figures import SegmentFigures
 
-        return SegmentFigures(work, source, masks, params.pictures, console, photos=photos)
+        return SegmentFigures(work, source, masks, params, console, photos=photos)
 
     return run_stage(identity, options, console, inputs=[source.path], build=build)
