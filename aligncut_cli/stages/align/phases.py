@@ -24,7 +24,7 @@ from aligncut_cli.params import AlignParams, RunOptions
 from aligncut_cli.stages.align.consensus import estimate_memory, format_consensus
 from aligncut_cli.stages.align.consensus_phases import find_fold_consensus, write_consensus
 from aligncut_cli.stages.align.data import NODE_IMAGES, NODE_TOKENS, AlignmentData, Job, list_jobs
-from aligncut_cli.stages.align.fit import Checkpoint, FitData, fit_alignment, fit_settings
+from aligncut_cli.stages.align.fit import Checkpoint, FitData, choose_fallback, fit_alignment, fit_settings
 from aligncut_cli.stages.align.scores import (
     Predictions,
     choose_shown_voxels,
@@ -181,6 +181,7 @@ class AlignStage:
             fit_settings(self.params, job.seed),
             start=lambda: self._start(job, data),
             centre=self.params.centre,
+            fallback=choose_fallback(self.params, data),
             checkpoint=Checkpoint(self.work.scratch / f"fit-{job.number}.safetensors", self.console),
         )
         self._write_maps(job, restore_units(fit.best, data.mean, data.deviation))
