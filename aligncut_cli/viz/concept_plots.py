@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from aligncut_cli.viz.canvas import Pixels
-from aligncut_cli.viz.figures import add_scale, list_axes, new_figure
+from aligncut_cli.viz.figures import add_legend, add_scale, list_axes, name_bottom, new_figure
 from aligncut_cli.viz.style import COLOURS, FigureStyle
 from aligncut_cli.viz.transition_plots import cover, draw_circle, name_map_axes
 
@@ -186,8 +186,8 @@ def plot_activations(
         every[0].plot([], [], "-", color=COLOURS[number % len(COLOURS)], label=style.name(model))
     every[0].plot([], [], "-", color="#777777", label="foreground")
     every[0].plot([], [], "--", color="#777777", label="background")
-    figure.legend(loc="outside lower center", ncols=keys, fontsize=style.small, frameon=False)
-    figure.supxlabel("layer", fontsize=style.font_size)
+    add_legend(figure, style=style, columns=keys)
+    name_bottom(axes, len(rois), "layer", style=style)
     figure.supylabel("mean activation (unit of the responses)", fontsize=style.font_size)
     return figure
 

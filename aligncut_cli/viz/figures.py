@@ -55,6 +55,28 @@ def add_scale(figure: Figure, image: Any, axes: Sequence[Any], label: str, *, st
     bar.outline.set_linewidth(0.6)
 
 
+def add_legend(figure: Figure, *, style: FigureStyle, columns: int, title: str = "") -> None:
+    """Put the legend of all that has a label below the axes, with what has to be said of all of it."""
+    legend = figure.legend(
+        loc="outside lower center",
+        ncols=columns,
+        fontsize=style.small,
+        title=title or None,
+        title_fontsize=style.small,
+        frameon=False,
+    )
+    legend.set_in_layout(True)
+
+
+def name_bottom(axes: Sequence[Sequence[Any]], count: int, label: str, *, style: FigureStyle) -> None:
+    """Name the lowest of the first `count` axes in each column, and let it have its ticks."""
+    columns = len(axes[0])
+    for column in range(min(columns, count)):
+        lowest = axes[(count - 1 - column) // columns][column]
+        lowest.set_xlabel(label, fontsize=style.font_size)
+        lowest.tick_params(labelbottom=True)
+
+
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure in the format that its path ends in.
 

@@ -134,10 +134,12 @@ def _draw_tests(axis: Any, tests: Mapping[str, Floats], *, style: FigureStyle) -
     axis.bar(middle, np.nan_to_num(tests["bifurcation"]), width=0.5, color="#999999", label="score")
     expected = {"color": "black", "markersize": 6, "label": "with masks of other images"}
     axis.plot(middle, tests["expected"], "_", **expected)
-    for x, score, p in zip(middle, tests["bifurcation"], tests["p_corrected"], strict=True):
+    columns = (tests[name] for name in ("bifurcation", "expected", "p_corrected"))
+    for x, score, expected_score, p in zip(middle, *columns, strict=True):
         if np.isfinite(score):
             text = f"{p:.3f}".removeprefix("0")
-            axis.text(x, score, text, ha="center", va="bottom", fontsize=style.small)
+            above = max(score, expected_score) if np.isfinite(expected_score) else score
+            axis.text(x, above + 0.01, text, ha="center", va="bottom", fontsize=style.small)
     axis.set_ylim(0, 1.4 * max(float(np.nanmax(np.append(tests["bifurcation"], 0.1))), 0.1))
     axis.set_ylabel("bifurcation\n(number: p)", fontsize=style.small)
     axis.legend(fontsize=style.small, frameon=False, ncols=2, loc="upper right", borderpad=0)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from aligncut_cli.viz.figures import add_scale, list_axes, new_figure
+from aligncut_cli.viz.figures import add_legend, add_scale, list_axes, name_bottom, new_figure
 from aligncut_cli.viz.style import COLOURS, FigureStyle
 
 Floats = NDArray[np.float64]
@@ -70,9 +70,9 @@ def plot_scores(lines: Sequence[ScoreLine], *, title: str, style: FigureStyle, c
     for dashes, name in (("-", "bound of the token grid"), (":", "shuffled: masks of other images"), ("--", "chance")):
         if name != "chance" or any(line.chance is not None for line in lines):
             key.plot([], [], dashes, color="#888888", linewidth=1, label=name)
-    figure.legend(loc="outside lower center", ncols=keys, fontsize=style.small, frameon=False)
+    add_legend(figure, style=style, columns=keys, title=wrap_text(title, style))
     figure.supylabel("mIoU", fontsize=style.font_size)
-    figure.supxlabel(f"layer\n{wrap_text(title, style)}", fontsize=style.small)
+    name_bottom(axes, len(models), "layer", style=style)
     return figure
 
 
@@ -115,7 +115,7 @@ def plot_roi_scores(scores: Sequence[RoiScore], *, style: FigureStyle, controls:
     axis.invert_yaxis()
     axis.set_xlabel("R2 on held-out images (1 is exact)", fontsize=style.font_size)
     columns = 4 if style.width > 120 else 2
-    figure.legend(loc="outside lower center", ncols=columns, fontsize=style.small, frameon=False)
+    add_legend(figure, style=style, columns=columns)
     return figure
 
 

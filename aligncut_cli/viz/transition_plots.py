@@ -82,7 +82,7 @@ def plot_transition(
 
 def name_map_axes(axis: Any, style: FigureStyle) -> None:
     """Say what a map's axes are; their unit means nothing, so they have no ticks."""
-    axis.set_aspect("equal", adjustable="datalim")
+    axis.set_aspect("equal", adjustable="box", anchor="C")
     axis.set_xticks([])
     axis.set_yticks([])
     axis.set_xlabel("t-SNE 1 (arbitrary unit)", fontsize=style.small)
