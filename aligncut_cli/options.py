@@ -77,7 +77,7 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
     """Use a TOML file's values as this command's defaults; options on the command line win.
 
     The file holds option names (`n_eig = 20`), at the top or in a table named after the command, so that one
-    file can configure a whole pipeline.
+    file can configure a whole pipeline: what stands at the top applies to every command that has such an option.
     """
     if path is None or context.resilient_parsing:
         return path
@@ -92,9 +92,11 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
     table = content.get(command, {})
     if not isinstance(table, dict):
         raise BadInput(f"{path}: [{command}] is not a table")
-    values = {key: value for key, value in content.items() if not isinstance(value, dict)} | table
     parameters = {str(parameter.name): parameter for parameter in context.command.params}
     known = parameters.keys() - {"config", "help"}
+    elsewhere = _options_of_all(context) - known
+    top = {key: value for key, value in content.items() if not isinstance(value, dict)}
+    values = {key: value for key, value in top.items() if key.replace("-", "_") not in elsewhere} | table
     defaults = {}
     for key, value in values.items():
         name = key.replace("-", "_")
@@ -104,6 +106,13 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
         defaults[name] = [value] if many and not isinstance(value, list) else value
     context.default_map = {**(context.default_map or {}), **defaults}
     return path
+
+
+def _options_of_all(context: typer.Context) -> set[str]:
+    """Return the names of the options of all commands."""
+    group = context.parent.command if context.parent is not None else context.command
+    commands = getattr(group, "commands", {}).values()
+    return {str(parameter.name) for command in commands for parameter in command.params}
 
 
 def flags_given(context: typer.Context) -> list[str]:

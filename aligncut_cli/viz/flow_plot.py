@@ -17,7 +17,7 @@ from aligncut_cli.viz.style import COLOURS, FigureStyle
 Floats = NDArray[np.float64]
 HEIGHT, TESTS = 78.0, 30.0
 """Height of the flow, and of the scores below it, mm."""
-PATCH, BAR = 0.3, 0.05
+PATCH, BAR = 0.36, 0.05
 """Most of a column that a patch takes, and half of what a node's bar takes."""
 
 

@@ -46,7 +46,7 @@ def draw_matrices(
     shown = list_axes(axes, len(matrices))
     colours = "RdBu_r" if low < 0 else "viridis"
     for axis, (title, matrix) in zip(shown, matrices.items(), strict=True):
-        image = axis.imshow(matrix, vmin=low, vmax=1, cmap=colours, interpolation="nearest")
+        image = axis.imshow(matrix, vmin=low, vmax=1, cmap=colours, interpolation="nearest", aspect="auto")
         axis.set_title(title, fontsize=style.font_size)
         axis.set_xticks(ticks, [labels[i] for i in ticks], rotation=90, fontsize=style.small)
         axis.set_yticks(ticks, [labels[i] for i in ticks], fontsize=style.small)
