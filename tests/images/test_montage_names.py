@@ -12,6 +12,9 @@ from aligncut_cli.stages.render.phases import name_montages
 from aligncut_cli.stages.render.section import OVERVIEW
 from aligncut_cli.viz.fonts import NOWHERE, choose_font
 from aligncut_cli.viz.montage import draw_montage
+from aligncut_cli.viz.style import FigureStyle
+
+STYLE = FigureStyle("png", 85.0, 100, 7.0, {})
 
 
 @pytest.mark.parametrize(
@@ -59,7 +62,8 @@ def test_a_montage_is_drawn_whatever_its_title() -> None:
     grid = np.zeros((2, 2, 3), np.uint8)
     photo = np.zeros((40, 60, 3), np.uint8)
     one, two = (
-        draw_montage(photo, {"m": [(0, grid)]}, title=title, caption="", controls=[]) for title in ("日本", "日本")
+        draw_montage(photo, {"m": [(0, grid)]}, title=title, caption="", style=STYLE, controls=[]).draw()
+        for title in ("日本", "日本")
     )
     assert isinstance(one, Image.Image)
     assert one.tobytes() == two.tobytes()
