@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 
 import numpy as np
 
@@ -99,6 +100,8 @@ def _draw_row(canvas: Canvas, row: Row, top: float, label: float, *, sharp: bool
     per_line = len(shape)
     while per_line > 1 and room / per_line - GAP < LEAST_SIDE * widest:
         per_line -= 1
+    if per_line:
+        per_line = ceil(len(shape) / ceil(len(shape) / per_line))  # lines of about one length
     side = min(SIDE, (room / max(per_line, 1) - GAP) / widest)
     captions = style.line if any(caption for caption, _ in row.tiles) else 0.0
     begin = top
