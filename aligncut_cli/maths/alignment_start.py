@@ -207,6 +207,7 @@ def start_from_ridge(
     split: ImageSplit,
     nodes: Sequence[npt.NDArray[np.floating[Any]]],
     *,
+    token_statistics: Sequence[SlotStatistics],
     universal_dim: int,
     voxels_per_block: int,
 ) -> AlignmentStart:
@@ -217,13 +218,14 @@ def start_from_ridge(
 
     pooled, statistics, fit : the features, of each slot the statistics, and a ridge on just these
     targets, nodes          : as of `start_from_responses`
+    token_statistics        : what the tokens in `nodes` are centred by, where `pooled` is not as they are
     """
     ridge, penalty = fit.ridge, fit.penalty
     most = max(1, int(universal_dim * _AXES_SHARE))
     axes = find_response_axes(ridge, penalty, targets, split.train, n_axes=most, voxels_per_block=voxels_per_block)
     if len(axes) == 0:
         none = [torch.zeros(own.mean.shape[0], 0) for own in statistics]
-        return _assemble(none, axes, 0.0, (0.0, 0.0), statistics, nodes, universal_dim=universal_dim)
+        return _assemble(none, axes, 0.0, (0.0, 0.0), token_statistics, nodes, universal_dim=universal_dim)
     wanted = torch.from_numpy(targets[split.train]).to(axes) @ axes.T
     validation_wanted = torch.from_numpy(targets[split.validation]).to(axes) @ axes.T
     shrunken = ridge.shrink(penalty)[:, None] * (ridge.eigenvectors.T @ wanted)
@@ -235,7 +237,7 @@ def start_from_ridge(
         weights.append(float(ridge.factors[number]) ** 2 * (x.T @ dual))
     gain = _measure_gain(predicted, validation_wanted)
     shrunk = _choose_shrinkage(predicted, validation_wanted, gain)
-    start = _assemble(weights, axes, shrunk, (0.0, gain[0]), statistics, nodes, universal_dim=universal_dim)
+    start = _assemble(weights, axes, shrunk, (0.0, gain[0]), token_statistics, nodes, universal_dim=universal_dim)
     return replace(start, gain=gain)
 
 

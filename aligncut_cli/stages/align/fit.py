@@ -185,6 +185,7 @@ class FitData:
             self.targets,
             self.split,
             self.nodes.train,
+            token_statistics=self.statistics,
             universal_dim=universal_dim,
             voxels_per_block=VOXELS_PER_BLOCK,
         )
