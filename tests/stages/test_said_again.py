@@ -41,7 +41,7 @@ def commands(tmp_path_factory: pytest.TempPathFactory, photos: Path, features: P
 
 SAID = {
     "align": "held-out images",
-    "consensus": "shared",
+    "consensus": "the slots share",
     "eigs": "largest residual",
     "tsne": "KL divergence",
     "compare": "mean cosine of the same token",
