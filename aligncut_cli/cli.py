@@ -20,7 +20,7 @@ from aligncut_cli import __version__
 from aligncut_cli.console import Console, escape, flush_streams, prepare_streams, readable_bytes
 from aligncut_cli.errors import AlignCutError, BadInput, OutOfResources, Stopped, UsageError
 from aligncut_cli.machine import limit_threads
-from aligncut_cli.options import RUN_FLAGS, flags_given, takes
+from aligncut_cli.options import RUN_FLAGS, OnceCommand, flags_given, takes
 from aligncut_cli.params import (
     ActivationsParams,
     AlignParams,
@@ -177,6 +177,11 @@ def _leave(signal_number: int, frame: FrameType | None) -> NoReturn:
     os._exit(128 + signal_number)
 
 
+def command(panel: str) -> Callable[..., Any]:
+    """Add a command to a panel of the help."""
+    return app.command(rich_help_panel=panel, cls=OnceCommand)
+
+
 def show(outcome: Outcome, options: RunOptions, console: Console) -> None:
     """Print a stage's result: its path, or JSON; a dry run prints the plan."""
     if options.json:
@@ -261,7 +266,7 @@ def aligncut(
     """
 
 
-@app.command(rich_help_panel="Start here")
+@command("Start here")
 @takes(DemoParams)
 def demo(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where the demo keeps its world and results.")] = Path(
@@ -298,7 +303,7 @@ def _call(arguments: Sequence[str], *, options: RunOptions) -> None:
         raise typer.Exit(code)
 
 
-@app.command(rich_help_panel="Stages")
+@command("Stages")
 @takes(ExtractParams, output="Features store to write.")
 @stage
 def extract(
@@ -325,19 +330,20 @@ def extract(
     return run_extract([read_piped_path(path) for path in images], params, options, console)
 
 
-@app.command(rich_help_panel="Stages")
+@command("Stages")
 @takes(AlignParams, output="Alignment store to write; with --apply, features store.")
 @stage
 def align(
     context: typer.Context,
     features: FEATURES,
     responses: Annotated[
-        Path | None,
+        list[str] | None,
         typer.Option(
             "--responses",
             metavar="PATH",
             help="Folder of an Algonauts 2023 subject or of NSD's betas, or a table of images x voxels: .npy, .npz, "
-            ".csv, .mat, FILE.h5::DATASET, .nii.gz; or a folder with responses.*, or with lh and rh.",
+            ".csv, .mat, FILE.h5::DATASET, .nii.gz; or a folder with responses.*, or with lh and rh. Of several "
+            "subjects, NAME=PATH each: the images that all saw, voxels side by side.",
         ),
     ] = None,
     apply: Annotated[
@@ -345,19 +351,23 @@ def align(
         typer.Option("--apply", metavar="STORE", help="Fit nothing; map the features by this alignment."),
     ] = None,
     image_ids: Annotated[
-        Path | None,
-        typer.Option("--image-ids", metavar="CSV", help="Image of each row of the responses; else see --order."),
+        list[str] | None,
+        typer.Option(
+            "--image-ids", metavar="CSV", help="Image of each row of the responses, or NAME=CSV; else see --order."
+        ),
     ] = None,
     rois: Annotated[
-        Path | None,
-        typer.Option("--rois", metavar="FILE", help="Regions of interest: named sets of voxels, .json or .npz."),
+        list[str] | None,
+        typer.Option(
+            "--rois", metavar="FILE", help="Regions of interest: named sets of voxels, .json or .npz; or NAME=FILE."
+        ),
     ] = None,
     noise_ceiling: Annotated[
-        Path | None,
+        list[str] | None,
         typer.Option(
             "--noise-ceiling",
             metavar="FILE",
-            help="Explainable share of each voxel's variance, 0 to 1; or NSD's ncsnr.",
+            help="Explainable share of each voxel's variance, 0 to 1; or NSD's ncsnr; or NAME=FILE.",
         ),
     ] = None,
     figures: FIGURES = None,
@@ -379,7 +389,7 @@ def align(
     """
     from aligncut_cli.stages.align.run import apply as apply_alignment
     from aligncut_cli.stages.align.run import run as run_align
-    from aligncut_cli.stages.inputs import ResponsePaths
+    from aligncut_cli.stages.response_paths import ResponsePaths
 
     source = read_piped_path(features)
     if apply is not None:
@@ -389,11 +399,12 @@ def align(
                 f"--apply maps by a finished fit and takes no {', '.join(fitting)}", do="Leave one or the other out."
             )
         return apply_alignment(source, apply, ApplyParams(seed=params.seed), options, console)
-    paths = None if responses is None else ResponsePaths(responses, image_ids, rois, noise_ceiling)
+    given = {"responses": responses, "image_ids": image_ids, "rois": rois, "noise_ceiling": noise_ceiling}
+    paths = ResponsePaths.of({name: paths or [] for name, paths in given.items()}) if responses else None
     return run_align(source, paths, params, options, console, figures=figures)
 
 
-@app.command(rich_help_panel="Stages")
+@command("Stages")
 @takes(EigsParams, output="Eigs store to write.")
 @stage
 def eigs(
@@ -425,7 +436,7 @@ def eigs(
     return run_eigs(read_piped_path(features), params, options, console, alignment=alignment, basis=basis)
 
 
-@app.command(rich_help_panel="Stages")
+@command("Stages")
 @takes(TsneParams, output="Tsne store to write.")
 @stage
 def tsne(
@@ -452,7 +463,7 @@ def tsne(
     return run_tsne(read_piped_path(eigs), params, options, console, basis=basis)
 
 
-@app.command(rich_help_panel="Look")
+@command("Look")
 @takes(CompareParams, output="Folder to write.")
 @stage
 def compare(
@@ -476,7 +487,7 @@ def compare(
     return run_compare(read_piped_path(features), params, options, console, alignment=alignment)
 
 
-@app.command(rich_help_panel="Findings")
+@command("Findings")
 @takes(SegmentParams, output="Segments store to write.")
 @stage
 def segment(
@@ -510,7 +521,7 @@ def segment(
     return run_segment(eigs, params, options, console, masks=masks, classes=classes, figures=figures, photos=photos)
 
 
-@app.command(rich_help_panel="Findings")
+@command("Findings")
 @takes(TransitionsParams, output="Transitions store to write.")
 @stage
 def transitions(
@@ -540,7 +551,7 @@ def transitions(
     )
 
 
-@app.command(rich_help_panel="Findings")
+@command("Findings")
 @takes(ConceptsParams, output="Folder to write.")
 @stage
 def concepts(
@@ -580,7 +591,7 @@ def concepts(
     return run_concepts(source, features, alignment, params, options, console, controls=controls or (), photos=photos)
 
 
-@app.command(rich_help_panel="Findings")
+@command("Findings")
 @takes(ActivationsParams, output="Folder to write.")
 @stage
 def activations(
@@ -609,7 +620,7 @@ def activations(
     return run_activations(source, alignment, params, options, console, masks=masks, classes=classes, photos=photos)
 
 
-@app.command(rich_help_panel="Look")
+@command("Look")
 @takes(RenderParams, output="Folder to write.")
 @stage
 def render(tsne: TSNE, *, params: RenderParams, options: RunOptions, console: Console) -> Outcome:
@@ -622,7 +633,7 @@ def render(tsne: TSNE, *, params: RenderParams, options: RunOptions, console: Co
     return run_render(read_piped_path(tsne), params, options, console)
 
 
-@app.command(rich_help_panel="Look")
+@command("Look")
 @takes()
 def inspect(
     store: Annotated[str, typer.Argument(metavar="STORE", help="Any store or output folder, finished or not.")],
@@ -651,7 +662,32 @@ def inspect(
         console.result(escape(as_text(found)))
 
 
-@app.command(rich_help_panel="Look")
+@command("Look")
+@takes()
+def params(
+    stores: Annotated[list[str], typer.Argument(metavar="STORE", help="Any stores and output folders.")],
+    methods: Annotated[bool, typer.Option("--methods", help="Print the paragraph for a paper alone.")] = False,
+    *,
+    options: RunOptions,
+) -> None:
+    """Print the whole chain that led to a store: every command, its parameters, versions and digests.
+
+    Example: [bold]aligncut params scores.zarr > chain.toml[/bold]
+
+    It is TOML; its first entry is a paragraph for a paper's methods, with the paper's equations by number and all that
+    deviates from the paper: [bold]aligncut params scores.zarr --methods[/bold]
+    """
+    from aligncut_cli.stages.params.run import as_toml, collect_chain
+
+    console = Console(quiet=options.quiet, verbose=options.verbose)
+    chain = collect_chain([read_piped_path(path) for path in stores])
+    if options.json:
+        console.result_json(chain.as_record())
+    else:
+        console.result(escape(chain.describe_methods() if methods else as_toml(chain)))
+
+
+@command("Look")
 @takes(ExportParams, output="File to write: .npy, .npz, .csv or .parquet.")
 @stage
 def export(
@@ -674,7 +710,7 @@ def export(
     return run_export(read_piped_path(store), params, options, console)
 
 
-@app.command(rich_help_panel="Look")
+@command("Look")
 @takes(ReportParams, output="Folder to write; open its index.html.")
 @stage
 def report(

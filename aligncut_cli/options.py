@@ -8,11 +8,13 @@ import inspect
 import os
 import tomllib
 import typing
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from aligncut_cli.errors import BadInput, UsageError
 from aligncut_cli.params import RunOptions, StageParams, flag_of
@@ -50,14 +52,40 @@ WIDEST_CHOICE = 10
 """Characters of choices beside an option; longer ones stand in its text, or the column would cut options' names."""
 TALKING_FLAGS = ("quiet", "verbose", "json")
 RUN_FLAGS = frozenset("--" + name.replace("_", "-") for name in SHARED_FLAGS)
-RESERVED = ("params", "options", "console")
+RESERVED = ("context", "params", "options", "console")
+
+
+TYPED = "aligncut.typed"
+"""Where a context keeps the command line as it was typed."""
+
+
+class OnceCommand(TyperCommand):
+    """A command that refuses an option of one value which is given twice, where the parser would drop the first."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse as usual, and look at what was given.
+
+        raises : UsageError that names the option
+        """
+        ctx.meta[TYPED] = ("aligncut", str(ctx.info_name), *args)
+        rest = super().parse_args(ctx, list(args))
+        _, _, given = self.make_parser(ctx).parse_args(list(args))
+        for parameter, count in Counter(given).items():
+            single = parameter.param_type_name == "option" and not getattr(parameter, "multiple", False)
+            switch = getattr(parameter, "is_flag", False) and not parameter.secondary_opts
+            if single and not switch and count > 1:
+                flag = max(parameter.opts, key=len)
+                raise UsageError(
+                    f"{flag} is given {count} times, and takes one value", do=f"Leave all but one {flag} out."
+                )
+        return rest
 
 
 def read_config(context: typer.Context, path: Path | None) -> Path | None:
     """Use a TOML file's values as this command's defaults; options on the command line win.
 
     The file holds option names (`n_eig = 20`), at the top or in a table named after the command, so that one
-    file can configure a whole pipeline.
+    file can configure a whole pipeline: what stands at the top applies to every command that has such an option.
     """
     if path is None or context.resilient_parsing:
         return path
@@ -72,19 +100,27 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
     table = content.get(command, {})
     if not isinstance(table, dict):
         raise BadInput(f"{path}: [{command}] is not a table")
-    values = {key: value for key, value in content.items() if not isinstance(value, dict)} | table
-    known = {parameter.name for parameter in context.command.params} - {"config", "help"}
+    parameters = {str(parameter.name): parameter for parameter in context.command.params}
+    known = parameters.keys() - {"config", "help"}
+    elsewhere = _options_of_all(context) - known
+    top = {key: value for key, value in content.items() if not isinstance(value, dict)}
+    values = {key: value for key, value in top.items() if key.replace("-", "_") not in elsewhere} | table
     defaults = {}
     for key, value in values.items():
         name = key.replace("-", "_")
         if name not in known:
-            raise UsageError(
-                f"{path}: `{command}` has no option {key!r}",
-                why=f"It takes: {', '.join(sorted(str(k) for k in known))}.",
-            )
-        defaults[name] = value
+            raise UsageError(f"{path}: `{command}` has no option {key!r}", why=f"It takes: {', '.join(sorted(known))}.")
+        many = getattr(parameters[name], "multiple", False) or getattr(parameters[name], "nargs", 1) == -1
+        defaults[name] = [value] if many and not isinstance(value, list) else value
     context.default_map = {**(context.default_map or {}), **defaults}
     return path
+
+
+def _options_of_all(context: typer.Context) -> set[str]:
+    """Return the names of the options of all commands."""
+    group = context.parent.command if context.parent is not None else context.command
+    commands = getattr(group, "commands", {}).values()
+    return {str(parameter.name) for command in commands for parameter in command.params}
 
 
 def flags_given(context: typer.Context) -> list[str]:
@@ -147,6 +183,7 @@ def takes(params: type[StageParams] | None = None, *, output: str | None = None)
             for parameter in inspect.signature(function, eval_str=True).parameters.values()
             if parameter.name not in RESERVED
         ]
+        wants_context = "context" in inspect.signature(function).parameters
         added: list[inspect.Parameter] = []
 
         def add(name: str, annotation: Any, option: Any, default: Any = inspect.Parameter.empty) -> None:
@@ -182,18 +219,21 @@ def takes(params: type[StageParams] | None = None, *, output: str | None = None)
         )
 
         @functools.wraps(function)
-        def command(**values: Any) -> Any:
+        def command(*, context: typer.Context, **values: Any) -> Any:
             values.pop("config")
             values = {name: expand_home(value) for name, value in values.items()}
             given = {name: values.pop(name) for name in SHARED_FLAGS if name in values}
             given["output"] = values.pop("output", Path())
-            keywords: dict[str, Any] = {"options": RunOptions(**given)}
+            keywords: dict[str, Any] = {"options": RunOptions(**given, typed=context.meta.get(TYPED, ()))}
+            if wants_context:
+                keywords["context"] = context
             if params is not None:
                 chosen = {name: values.pop(name) for name in knobs}
                 chosen = {name: tuple(v) if isinstance(v, list) else v for name, v in chosen.items()}
                 keywords["params"] = params(**chosen)
             return function(**values, **keywords)
 
+        added.append(inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context))
         command.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
         command.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *added]}
         return command

@@ -78,6 +78,17 @@ def _check(item: Field[Any], hint: Any, value: Any) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FigureParams(StageParams):
+    """Parameters of how figures look; the defaults are fit to print."""
+
+    format: Literal["png", "pdf", "svg"] = knob("png", "Format of figures; PDF embeds its fonts, SVG has outlines.")
+    width: str = knob("180mm", "Width of figures in print, such as 85mm, 18cm or 3.3in.")
+    dpi: int = knob(300, "Resolution of PNG, and of pictures inside PDF and SVG.", at_least=50, at_most=1200)
+    font_size: float = knob(7.0, "Size of letters in figures, in points.", at_least=4, at_most=24)
+    names: tuple[str, ...] = knob((), 'MODEL="CLIP B/16": what a model is called in figures; may be given again.')
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExtractParams(StageParams):
     """Parameters of `extract`."""
 
@@ -114,7 +125,7 @@ class ExtractParams(StageParams):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlignParams(StageParams):
+class AlignParams(FigureParams):
     """Parameters of `align`."""
 
     target: Literal["brain", "consensus", "both"] = knob(
@@ -179,7 +190,7 @@ class ApplyParams(StageParams):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareParams(StageParams):
+class CompareParams(FigureParams):
     """Parameters of `compare`."""
 
     images: int | None = knob(None, "Compare the tokens of the first N images only.", at_least=1)
@@ -231,7 +242,7 @@ class TsneParams(StageParams):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RenderParams(StageParams):
+class RenderParams(FigureParams):
     """Parameters of `render`."""
 
     tile: int = knob(112, "Height of one tile in pixels.", at_least=16)
@@ -250,6 +261,8 @@ class MaskParams(StageParams):
         None, "Read PNG masks as binary: values from here on are the object.", at_least=1, at_most=65535
     )
     split: str = knob("val", "Images of PASCAL VOC: train, val, trainval, or a file that lists them.")
+    ignore_class: tuple[str, ...] = knob((), "Leave the pixels of this class out; may be given again.")
+    background: str | None = knob(None, "Class that is the background, or none; otherwise the one of index 0.")
 
 
 ORACLE_N_EIG = 10
@@ -257,7 +270,7 @@ ORACLE_N_EIG = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmentParams(MaskParams):
+class SegmentParams(MaskParams, FigureParams):
     """Parameters of `segment`."""
 
     resolution: Literal["pixels", "tokens"] = knob(
@@ -301,7 +314,7 @@ class ExportParams(StageParams):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransitionsParams(MaskParams):
+class TransitionsParams(MaskParams, FigureParams):
     """Parameters of `transitions`."""
 
     from_slot: str | None = knob(None, "Slot that tokens come from, as MODEL:LAYER.", flag="--from")
@@ -327,7 +340,7 @@ class DemoParams(StageParams):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConceptsParams(StageParams):
+class ConceptsParams(FigureParams):
     """Parameters of `concepts`."""
 
     concepts: int = knob(10, "Concepts, centred in dense places of the map that lie far apart.", at_least=2)
@@ -344,7 +357,7 @@ class ConceptsParams(StageParams):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ActivationsParams(MaskParams):
+class ActivationsParams(MaskParams, FigureParams):
     """Parameters of `activations`."""
 
     token: tuple[str, ...] = knob(
@@ -361,7 +374,7 @@ class ActivationsParams(MaskParams):
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How a stage runs; nothing here changes its result beyond rounding."""
+    """How a stage runs, and the words of its command line if it had one; no result changes beyond rounding."""
 
     output: Path
     overwrite: bool = False
@@ -374,6 +387,7 @@ class RunOptions:
     quiet: bool = False
     verbose: bool = False
     json: bool = False
+    typed: tuple[str, ...] = ()
 
 
 def as_record(params: StageParams) -> dict[str, Any]:

@@ -54,3 +54,16 @@ def test_a_byte_order_mark_before_toml_is_no_key(tmp_path: Path, features: Path)
     config.write_bytes(b"\xef\xbb\xbf" + b"n-eig = 3\n")
     result = aligncut("eigs", features, "-o", tmp_path / "e.zarr", "-n", "--config", config)
     assert result.code == 0, result.err
+
+
+def test_a_key_at_the_top_of_a_file_applies_where_it_exists_and_a_word_that_no_command_has_is_refused(
+    tmp_path: Path, features: Path
+) -> None:
+    config = tmp_path / "run.toml"
+    config.write_text('n_eig = 3\ndims = 2\nperplexity = 5.0\nalong = ["tiny"]\n')
+    result = aligncut("eigs", features, "-o", tmp_path / "e.zarr", "-n", "--config", config)
+    assert result.code == 0, result.err
+    config.write_text("n_eig = 3\nno_such_option = 2\n")
+    assert "no option 'no_such_option'" in aligncut("eigs", features, "-o", tmp_path / "e.zarr", "--config", config).err
+    config.write_text("[eigs]\nperplexity = 5.0\n")
+    assert aligncut("eigs", features, "-o", tmp_path / "e.zarr", "--config", config).code == 2

@@ -21,7 +21,7 @@ from aligncut_cli.maths.ridge import score_voxels
 from aligncut_cli.maths.split_images import split_images
 from aligncut_cli.params import BRAIN_CHANNELS, AlignParams
 from aligncut_cli.stages.align.data import NODE_IMAGES, VALIDATION_NODE_IMAGES, NodeSample, choose_tokens
-from aligncut_cli.stages.align.fit import FitData, fit_alignment, fit_settings
+from aligncut_cli.stages.align.fit import FitData, choose_fallback, fit_alignment, fit_settings
 
 _DEFAULT = AlignParams()
 
@@ -131,6 +131,7 @@ class ChannelAlignment(BaseEstimator):  # type: ignore[misc]
             fit_settings(params, params.seed),
             start=lambda: data.start(params.start, universal_dim=params.channels, seed=params.seed),
             centre=params.centre,
+            fallback=choose_fallback(params, data),
         )
         maps = restore_units(fit.best, data.mean, data.deviation)
         self.weights_ = [weight[0].cpu().numpy() for weight in maps.weights]

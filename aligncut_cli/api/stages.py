@@ -16,16 +16,20 @@ from aligncut_cli import stages
 from aligncut_cli.console import Console
 from aligncut_cli.errors import UsageError
 from aligncut_cli.params import ApplyParams, RunOptions
-from aligncut_cli.stages.inputs import ResponsePaths
+from aligncut_cli.stages.response_paths import ResponsePaths, SubjectPaths
 from aligncut_cli.store.apart import keep_apart
 from aligncut_cli.store.run import Outcome
 
 STAGES = sorted(
-    file.parent.name for file in Path(stages.__file__).parent.glob("*/run.py") if file.parent.name != "inspect"
+    file.parent.name
+    for file in Path(stages.__file__).parent.glob("*/run.py")
+    if file.parent.name not in ("inspect", "params")
 )
 """Every folder of `aligncut_cli/stages` that writes something."""
-OPTIONS = tuple(item.name for item in fields(RunOptions) if item.name not in ("output", "quiet", "verbose", "json"))
-RESPONSES = tuple(item.name for item in fields(ResponsePaths))
+OPTIONS = tuple(
+    item.name for item in fields(RunOptions) if item.name not in ("output", "quiet", "verbose", "json", "typed")
+)
+RESPONSES = tuple(item.name for item in fields(SubjectPaths))
 TEXT_INPUTS, MANY_INPUTS = ("segment",), ("extract", "segment", "report")
 """Stages whose inputs may be NAME=PATH, and those that take several."""
 
@@ -127,7 +131,8 @@ def _place_inputs(
         found = {name: value for name, value in further.items() if name in RESPONSES and value is not None}
         if found and "responses" not in found:
             raise UsageError(f"{', '.join(found)} go with responses", do="Give responses too.")
-        positional = [ResponsePaths(**found) if found else None]
+        given = {name: value if isinstance(value, list) else [value] for name, value in found.items()}
+        positional = [ResponsePaths.of(given) if given else None]
         return positional, {name: value for name, value in further.items() if name not in RESPONSES}
     missing = (
         [name for name in middle if name not in further and "None" not in str(signature[name].annotation)]

@@ -49,6 +49,7 @@ def join_images(
     paths: Sequence[str] | None = None,
     order: str | None = None,
     usable: Bool | None = None,
+    partial: bool = False,
 ) -> JoinedImages:
     """Match images and responses by name, or by an order of names that is the only plausible one or the one asked for.
 
@@ -58,6 +59,7 @@ def join_images(
     paths        : where the images were, in the order of the ids; say their suffixes
     order        : one of ORDERS, which decides where rows have no names
     usable       : (n_responses,) False for rows that are left out together with their images
+    partial      : leave images out that no row has the name of, instead of refusing
     """
     names = (
         list(feature_ids) if paths is None else [_with_suffix(*pair) for pair in zip(feature_ids, paths, strict=True)]
@@ -65,7 +67,7 @@ def join_images(
     if response_ids is None:
         rule, pairs = _join_by_order(names, n_responses, order)
     else:
-        rule, pairs = _join_by_names(feature_ids, names, response_ids)
+        rule, pairs = _join_by_names(feature_ids, names, response_ids, partial=partial)
     if usable is not None:
         pairs = pairs[usable[pairs[:, 1]]]
         if not len(pairs):
@@ -124,7 +126,7 @@ NAME_RULES: dict[str, Callable[[str], str]] = {
 
 
 def _join_by_names(
-    feature_ids: Sequence[str], names: Sequence[str], response_ids: Sequence[str]
+    feature_ids: Sequence[str], names: Sequence[str], response_ids: Sequence[str], *, partial: bool
 ) -> tuple[str, npt.NDArray[np.int64]]:
     rules = dict(NAME_RULES)
     if all(re.fullmatch(r"nsd-\d+", name) for name in response_ids):
@@ -148,12 +150,12 @@ def _join_by_names(
     _refuse_doubles(ours, theirs)
     row_of = {name: row for row, name in enumerate(theirs)}
     lacking = [image for image, name in zip(feature_ids, ours, strict=True) if name not in row_of]
-    if lacking:
+    if lacking and not partial:
         raise BadInput(
             f"{len(lacking):,} of {len(feature_ids):,} images have no response: {_few(lacking)}.",
             do="Extract only images that were shown: `extract` takes a .txt file that lists them.",
         )
-    pairs = [(image, row_of[name]) for image, name in enumerate(ours)]
+    pairs = [(image, row_of[name]) for image, name in enumerate(ours) if name in row_of]
     return list(rules)[best], np.array(pairs, dtype=np.int64)
 
 

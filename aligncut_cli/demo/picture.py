@@ -15,13 +15,17 @@ from aligncut_cli.demo.findings import COLOURS, PICTURE, PLOT, SHOWN, SIDE_BY_SI
 from aligncut_cli.demo.scenes import CATEGORIES, SIZE
 from aligncut_cli.store.kinds.tsne import Tsne
 from aligncut_cli.store.read import open_store
-from aligncut_cli.viz.figures import new_figure, save_figure
-from aligncut_cli.viz.montage import GAP, PAPER, Pixels, colour_grid, write_line
+from aligncut_cli.viz.canvas import INK, PAPER, Pixels
+from aligncut_cli.viz.figures import add_legend, name_bottom, new_figure, save_figure
+from aligncut_cli.viz.fonts import choose_font
+from aligncut_cli.viz.style import COLOURS as LINES
+from aligncut_cli.viz.style import FigureStyle
 
 KINDS, OF_EACH = CATEGORIES[:3], 2
 RULE = f"the first {OF_EACH} scenes whose only object is a {KINDS[0]}, a {KINDS[1]}, a {KINDS[2]}"
-TEXT = 17
+TEXT, GAP = 17, 4  # pixels
 LABEL = 128  # pixels for the names on the left
+STYLE = FigureStyle("png", width=180.0, dpi=120, font_size=8.0, names={})
 MEASURES = {"figure": "figure and ground", "classes": "eight categories and ground"}
 
 
@@ -68,31 +72,39 @@ def draw_columns(photos: Sequence[Pixels], rows: Mapping[tuple[str, int], Sequen
     for (model, layer), grids in rows.items():
         if model != before:
             top += 2 * GAP
-            write_line(draw, (GAP, top + SIZE // 2 - TEXT), model, TEXT, anchor="lm")
+            _write(draw, (GAP, top + SIZE // 2 - TEXT), model)
             before = model
-        write_line(draw, (GAP, top + SIZE // 2 + GAP), f"layer {layer}", TEXT, anchor="lm")
+        _write(draw, (GAP, top + SIZE // 2 + GAP), f"layer {layer}")
         for column, rgb in enumerate(grids):
-            canvas.paste(colour_grid(rgb, (SIZE, SIZE)), (LABEL + column * step, top))
+            grid = Image.fromarray(rgb).resize((SIZE, SIZE), Image.Resampling.NEAREST)  # no colour is blended
+            canvas.paste(grid, (LABEL + column * step, top))
         top += step
     return canvas
+
+
+def _write(draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str) -> None:
+    font, drawable = choose_font(text, TEXT)
+    draw.text(at, drawable, font=font, fill=INK, anchor="lm")
 
 
 def plot_by_layer(found: Mapping[str, Any]) -> Figure:
     """Plot mIoU of figure and ground, and of the categories, by layer: spaces side by side, dotted with other masks."""
     models = list(found["figure"]["miou"][SHOWN])
-    figure, axes = new_figure(2, len(models), width=7.2, height=4.2, controls=(), sharex=True, sharey="row")
+    figure, axes = new_figure(2, len(models), style=STYLE, height=112.0, controls=(), sharex=True, sharey="row")
     for row, (measure, label) in zip(axes, MEASURES.items(), strict=True):
         scores = found[measure]
         for axis, model in zip(row, models, strict=True):
-            for run in SIDE_BY_SIDE:
-                name = "shuffled alignment" if run == "shuffled" else run
-                axis.plot(scores["miou"][run][model], "o-", markersize=3, linewidth=1.2, label=name)
-            axis.plot(scores["other_masks"][model], ":", color="#777777", linewidth=1, label="other photos' masks")
+            for run, colour in zip(SIDE_BY_SIDE, LINES, strict=False):
+                axis.plot(scores["miou"][run][model], "o-", color=colour, markersize=2.5, linewidth=1.0)
+            axis.plot(scores["other_masks"][model], ":", color="#777777", linewidth=1)
             axis.set_ylim(0, 1)
-        row[0].set_ylabel(f"mIoU, {label}", fontsize=8)
+        row[0].set_ylabel(f"mIoU, {label}", fontsize=STYLE.small)
     for axis, model in zip(axes[0], models, strict=True):
-        axis.set_title(model, fontsize=9)
-    for axis in axes[1]:
-        axis.set_xlabel("layer", fontsize=8)
-    axes[1][-1].legend(fontsize=6.5, frameon=False)
+        axis.set_title(model, fontsize=STYLE.font_size)
+    key = axes[0][0]
+    for run, colour in zip(SIDE_BY_SIDE, LINES, strict=False):
+        key.plot([], [], "o-", color=colour, markersize=2.5, label="shuffled alignment" if run == "shuffled" else run)
+    key.plot([], [], ":", color="#777777", label="other photos' masks")
+    name_bottom(axes, 2 * len(models), "layer", style=STYLE)
+    add_legend(figure, style=STYLE, columns=len(SIDE_BY_SIDE) + 1)
     return figure

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from aligncut_cli.errors import BadInput, UsageError
 from aligncut_cli.masks.base import IGNORE, Mask, MaskSet, check_mask_size
 from aligncut_cli.masks.folder import PngFolderMasks
 from aligncut_cli.masks.imagenet_seg import ImageNetSegMasks
+from aligncut_cli.masks.relabel import RelabelledMasks
 from aligncut_cli.masks.voc import VocMasks
 
 __all__ = ["FORMATS", "IGNORE", "Mask", "MaskSet", "check_mask_size", "guess_format", "open_masks"]
@@ -26,6 +28,8 @@ def open_masks(
     classes: str | Path | None = None,
     threshold: int | None = None,
     split: str = "val",
+    ignored: Sequence[str] = (),
+    background: str | None = None,
 ) -> MaskSet:
     """Open a folder or file of masks.
 
@@ -33,6 +37,8 @@ def open_masks(
     classes   : a text file with one class name per line from 0 = background; None for the format's own names
     threshold : values from here on are the one object (PNG masks only)
     split     : of VOC: train, val, or the path of a list of images
+    ignored   : names of classes whose pixels do not count
+    background: name of the class that is the background, `none`, or None for class 0
     """
     path = Path(path)
     if format != "auto" and format not in FORMATS:
@@ -48,7 +54,10 @@ def open_masks(
             do="Check --masks-format.",
         )
     named = None if classes is None else Path(classes)
-    return kind(path, classes=named, threshold=threshold, split=split)
+    masks = kind(path, classes=named, threshold=threshold, split=split)
+    if not ignored and background is None:
+        return masks
+    return RelabelledMasks(masks, ignored=ignored, background=background)
 
 
 def guess_format(path: Path) -> str:

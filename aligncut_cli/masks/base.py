@@ -26,9 +26,13 @@ class MaskSet(ABC):
     classes : names, index 0 is the background
     sources : every file that masks and classes are read from, in a fixed order; their content is what counts
     notes   : what was found and used unasked, for the user to see
+    has_background : whether class 0 is one
+    palette : colours that its classes are drawn in: `safe` for any eye, or `voc`
     """
 
     notes: tuple[str, ...] = ()
+    has_background: bool = True
+    palette: str = "safe"
 
     holds: ClassVar[str]
     """What a path to such masks is, for messages."""

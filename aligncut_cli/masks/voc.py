@@ -33,6 +33,7 @@ class VocMasks(MaskSet):
     """
 
     holds = "a folder"
+    palette = "voc"
 
     def __init__(self, path: Path, *, classes: Path | None, threshold: int | None = None, split: str = "val") -> None:
         if threshold is not None:

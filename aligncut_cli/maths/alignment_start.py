@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from aligncut_cli.maths.encoding import average_slots, iterate_slots
 from aligncut_cli.maths.ridge import (
     PENALTIES,
     KernelRidge,
+    RidgeFit,
     SlotStatistics,
     choose_penalty,
     decompose_kernel,
@@ -56,6 +57,8 @@ class AlignmentStart:
                     than by the mean response, then what predicts them best, down to 0
     validation_r2 : share of the axes' variance that the slots' average explains, without and with the joint fit
     n_axes        : channels that the responses determine
+    gain          : what was tested: by which share of the mean response's squared error on the validation images that
+                    of the prediction is lower, and the standard error of this
     """
 
     weights: tuple[Tensor, ...]
@@ -63,6 +66,7 @@ class AlignmentStart:
     shrunk: float
     validation_r2: tuple[float, float]
     n_axes: int
+    gain: tuple[float, float] = (0.0, 0.0)
 
 
 def find_response_axes(
@@ -188,18 +192,75 @@ def start_from_responses(
         x = torch.from_numpy(features[split.train] - own.mean).to(axes)
         weights[number] += factor**2 * (x.T @ dual)
     null = float(validation_wanted.square().sum())
-    shrunk = _choose_shrinkage(candidates[best], validation_wanted)
+    gain = _measure_gain(candidates[best], validation_wanted)
+    shrunk = _choose_shrinkage(candidates[best], validation_wanted, gain)
     r2 = (1 - errors[-1] / null, 1 - errors[best] / null) if null > 0 else (0.0, 0.0)
-    return _assemble(weights, axes, shrunk, r2, statistics, nodes, universal_dim=universal_dim)
+    start = _assemble(weights, axes, shrunk, r2, statistics, nodes, universal_dim=universal_dim)
+    return replace(start, gain=gain)
 
 
-def _choose_shrinkage(predicted: Tensor, wanted: Tensor) -> float:
-    """Return 1 where a prediction is surely better than none, else the factor in [0, 1] with the least error.
+def start_from_ridge(
+    pooled: Sequence[Float],
+    statistics: Sequence[SlotStatistics],
+    fit: RidgeFit,
+    targets: Float,
+    split: ImageSplit,
+    nodes: Sequence[npt.NDArray[np.floating[Any]]],
+    *,
+    token_statistics: Sequence[SlotStatistics],
+    universal_dim: int,
+    voxels_per_block: int,
+) -> AlignmentStart:
+    """Maps whose average over slots (Eq. 2) predicts exactly what a ridge on all slots does, along its leading axes.
+
+    No slot predicts the responses alone, so like tokens of two slots need not be near each other: this is what is left
+    where fits that ask for more predict less.
+
+    pooled, statistics, fit : the features, of each slot the statistics, and a ridge on just these
+    targets, nodes          : as of `start_from_responses`
+    token_statistics        : what the tokens in `nodes` are centred by, where `pooled` is not as they are
+    """
+    ridge, penalty = fit.ridge, fit.penalty
+    most = max(1, int(universal_dim * _AXES_SHARE))
+    axes = find_response_axes(ridge, penalty, targets, split.train, n_axes=most, voxels_per_block=voxels_per_block)
+    if len(axes) == 0:
+        none = [torch.zeros(own.mean.shape[0], 0) for own in statistics]
+        return _assemble(none, axes, 0.0, (0.0, 0.0), token_statistics, nodes, universal_dim=universal_dim)
+    wanted = torch.from_numpy(targets[split.train]).to(axes) @ axes.T
+    validation_wanted = torch.from_numpy(targets[split.validation]).to(axes) @ axes.T
+    shrunken = ridge.shrink(penalty)[:, None] * (ridge.eigenvectors.T @ wanted)
+    predicted = ridge.open_basis(split.validation) @ shrunken
+    dual = ridge.eigenvectors @ shrunken
+    weights = []
+    for number, (_, _, features) in enumerate(iterate_slots(pooled)):
+        x = torch.from_numpy(features[split.train] - statistics[number].mean).to(axes)
+        weights.append(float(ridge.factors[number]) ** 2 * (x.T @ dual))
+    gain = _measure_gain(predicted, validation_wanted)
+    shrunk = _choose_shrinkage(predicted, validation_wanted, gain)
+    start = _assemble(weights, axes, shrunk, (0.0, gain[0]), token_statistics, nodes, universal_dim=universal_dim)
+    return replace(start, gain=gain)
+
+
+def _measure_gain(predicted: Tensor, wanted: Tensor) -> tuple[float, float]:
+    """Return by which share of the error of predicting nothing a prediction's is lower, and its standard error.
 
     predicted, wanted : (images, axes)
     """
     gain = wanted.square().sum(dim=1) - (wanted - predicted).square().sum(dim=1)
-    if float(gain.mean()) > MIN_STANDARD_ERRORS * float(gain.std()) / len(gain) ** 0.5:
+    null = float(wanted.square().sum(dim=1).mean())
+    if null == 0:
+        return 0.0, 0.0
+    error = float(gain.std()) / len(gain) ** 0.5 if len(gain) > 1 else float("inf")
+    return float(gain.mean()) / null, error / null
+
+
+def _choose_shrinkage(predicted: Tensor, wanted: Tensor, gain: tuple[float, float]) -> float:
+    """Return 1 where a prediction is surely better than none, else the factor in [0, 1] with the least error.
+
+    predicted, wanted : (images, axes)
+    gain              : of `_measure_gain`
+    """
+    if gain[0] > MIN_STANDARD_ERRORS * gain[1]:
         return 1.0
     size = float(predicted.square().sum())
     return min(1.0, max(0.0, float((predicted * wanted).sum()) / size)) if size > 0 else 0.0

@@ -70,6 +70,15 @@ class CentredMaps:
         mapped_mean = self.mean[..., None, :] @ exact
         return (exact - self.direction[..., :, None] * mapped_mean).to(weight.dtype)
 
+    def remove(self, rows: Tensor) -> Tensor:
+        """Return features x - mu (a' x), of which any map predicts what its projection predicts of x.
+
+        rows : (..., n, D), any floating type
+        """
+        exact = rows.double()
+        along = exact @ self.direction[..., :, None]
+        return (exact - along * self.mean[..., None, :]).to(rows.dtype)
+
     @torch.no_grad()
     def project_(self, weight: Tensor) -> Tensor:
         """Project parameters in place, without a gradient; returns them."""

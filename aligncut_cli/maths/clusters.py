@@ -121,7 +121,7 @@ def _start_rotation(rows: Floats, first: int) -> Floats:
 def _fit_means(rows: Floats, *, seed: int) -> tuple[Floats, Floats]:
     """Run k-means; the nearest mean m has the highest x.m - |m|^2 / 2."""
     from sklearn.cluster import KMeans
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     with threadpool_limits(limits=1):  # sums over threads come in any order, and the result would with them
         means = KMeans(rows.shape[1], n_init=N_STARTS, random_state=seed).fit(rows).cluster_centers_

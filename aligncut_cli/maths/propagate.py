@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,7 +85,7 @@ class NystromExtension:
         ones = torch.ones(m, 1, dtype=torch.float64, device=unit_sample.device)
         weights = torch.cat([vectors / degree.sqrt()[:, None] * inverse, ones], dim=1)
         # exp(cos - 1) = exp(cos) / e: the constant goes into the weights, so that a tile takes one pass for exp alone.
-        self._weights = (weights / np.e).to(torch.float32)
+        self._weights = (weights / math.e).to(torch.float32)
         self._directions: torch.Tensor | None = None
         if tolerance > 0:
             self._compress(tolerance)

@@ -191,7 +191,8 @@ class OracleScore:
     A pixel whose best similarity is under the threshold is background. All thresholds come out of one histogram of
     pixels by true class, best class and number of thresholds reached.
 
-    histogram : (slot, true class, best class, thresholds reached) pixels
+    histogram  : (slot, true class, best class, thresholds reached) pixels
+    image_miou : of every image that was added (slot, threshold) its own mIoU, NaN where no pixel counts
     """
 
     def __init__(self, centres: Floats, *, thresholds: Floats, grid: Grid, resolution: Resolution) -> None:
@@ -202,6 +203,7 @@ class OracleScore:
         n_slots, n_classes, _ = centres.shape
         self.histogram = np.zeros((n_slots, n_classes, n_classes, len(self.thresholds) + 1), np.int64)
         self.image_miou_sum = np.zeros((n_slots, len(self.thresholds)))
+        self.image_miou: list[Floats] = []
         self.n_images = 0
         self._seen = np.flatnonzero(~np.isnan(centres).any(axis=(0, 2)))
         if len(self._seen) == 0:
@@ -218,6 +220,8 @@ class OracleScore:
         if self.resolution == "tokens":
             truth = round_mask_to_grid(mask, self.grid, n_classes=n_classes).reshape(self.grid)
         valid = truth >= 0
+        own = np.full(self.image_miou_sum.shape, np.nan)
+        self.image_miou.append(own)
         if not valid.any():
             return
         all_valid = bool(valid.all())
@@ -231,7 +235,8 @@ class OracleScore:
             code = truth_code + seen_code[label] + count_thresholds_reached(best, self.thresholds)
             counts = np.bincount(code, minlength=self.histogram[slot].size).reshape(self.histogram[slot].shape)
             self.histogram[slot] += counts
-            self.image_miou_sum[slot] += mean_over_classes(compute_iou(*sweep_thresholds(counts)))
+            own[slot] = mean_over_classes(compute_iou(*sweep_thresholds(counts)))
+            self.image_miou_sum[slot] += own[slot]
         self.n_images += 1
 
     def finish(self) -> OracleResult:

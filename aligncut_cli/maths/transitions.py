@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
 
 from aligncut_cli.maths.permutations import ExchangedMasks, count_as_extreme
 
@@ -115,3 +116,20 @@ def score_bifurcation(figure: NDArray[np.int64], ground: NDArray[np.int64]) -> F
     total = weight.sum(axis=-1)
     mean: Floats = np.where(total > 0, (weight * distance).sum(axis=-1) / np.where(total > 0, total, 1), np.nan)
     return mean
+
+
+def match_identities(counts: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Follow concepts from layer to layer: each goes on in the one of the next layer that most of all tokens lead to.
+
+    Every step is the matching, one to one, that keeps most tokens.
+
+    counts  : (step, from, to) tokens
+    returns : (layer, concept) the concept of the first layer that each goes on from
+    """
+    identity = [np.arange(counts.shape[1])]
+    for step in counts:
+        before, after = linear_sum_assignment(step, maximize=True)
+        following = np.empty(len(identity[0]), np.int64)
+        following[after] = identity[-1][before]
+        identity.append(following)
+    return np.stack(identity).astype(np.int64)

@@ -15,8 +15,8 @@ from aligncut_cli.stages.sample import choose_nodes, gather_rows
 from aligncut_cli.stages.space import FeatureSpace
 from aligncut_cli.store.kinds.tsne import Tsne
 from aligncut_cli.store.nodes import Block, ModelAxes, Slot
+from aligncut_cli.viz.canvas import Pixels
 from aligncut_cli.viz.concept_plots import mark_patch
-from aligncut_cli.viz.montage import Pixels
 
 CELL = 24
 """Pixels of a patch's side in a contact sheet; the patches around it are shown with it."""

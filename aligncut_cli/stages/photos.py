@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from aligncut_cli.console import Console
 from aligncut_cli.images.decode import decode_image, image_exists
-from aligncut_cli.viz.montage import Pixels, missing_photo
+from aligncut_cli.viz.canvas import Pixels
+from aligncut_cli.viz.montage import missing_photo
 
 
 class Photos:

@@ -20,9 +20,9 @@ from aligncut_cli.errors import OutOfResources
 from aligncut_cli.store.files import write_json
 from aligncut_cli.store.inspection import require_able
 from aligncut_cli.store.job import Job, sample_inputs, write_job
+from aligncut_cli.store.outcome import Plan
 from aligncut_cli.store.phase import Phase, Stage
 from aligncut_cli.store.place import CREW, JOB
-from aligncut_cli.store.plan import Plan
 from aligncut_cli.store.run import Work
 from aligncut_cli.store.worker import Report, compute_batch, portray, release
 from aligncut_cli.store.workers import Workers, open_workers

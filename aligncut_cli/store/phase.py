@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from aligncut_cli.store.plan import Outcome, Plan
+from aligncut_cli.store.outcome import Outcome, Plan
 from aligncut_cli.store.read import read_ahead
 
 if TYPE_CHECKING:

@@ -50,25 +50,40 @@ def run_stage(
     build  : imports what is heavy, checks, and returns the stage; it is not called where the output is up to date
     """
     with begin(identity, options, console, inputs=list(inputs)) as work:
-        if work.complete:
+        outcome = _run_pending(work, build, options, console)
+    say_outcome(outcome, console)
+    return outcome
+
+
+def say_outcome(outcome: Outcome, console: Console) -> None:
+    """Say what was found, whether it was computed now or earlier."""
+    for text in outcome.said:
+        console.note(text)
+    for text in outcome.warned:
+        console.warn(text)
+
+
+def _run_pending(work: Work, build: Callable[[Work], Stage], options: RunOptions, console: Console) -> Outcome:
+    """Answer from a finished output, or make the stage and run what is pending of its phases, by workers if asked."""
+    if work.complete:
+        return work.outcome()
+    stage = build(work)
+    phases = stage.phases()
+    plan = replace(stage.plan(), phases={phase.name: len(phase.blocks) for phase in phases})
+    with contextlib.ExitStack() as stack:
+        crew: Crew | None = None
+        if options.scheduler is not None and not options.dry_run:
+            crew = stack.enter_context(open_crew(options.scheduler, work))
+        if not work.accept(plan):
             return work.outcome()
-        stage = build(work)
-        phases = stage.phases()
-        plan = replace(stage.plan(), phases={phase.name: len(phase.blocks) for phase in phases})
-        with contextlib.ExitStack() as stack:
-            crew: Crew | None = None
-            if options.scheduler is not None and not options.dry_run:
-                crew = stack.enter_context(open_crew(options.scheduler, work))
-            if not work.accept(plan):
-                return work.outcome()
-            if crew is not None and isinstance(build, partial):
-                crew.enlist(build, plan)
-            for phase in phases:
-                if crew is not None and crew.takes(phase):
-                    crew.run_phase(phase)
-                else:
-                    run_phase(work, phase, console)
-            return stage.finish()
+        if crew is not None and isinstance(build, partial):
+            crew.enlist(build, plan)
+        for phase in phases:
+            if crew is not None and crew.takes(phase):
+                crew.run_phase(phase)
+            else:
+                run_phase(work, phase, console)
+        return stage.finish()
 
 
 def run_phase(work: Work, phase: Phase[Any], console: Console) -> None:

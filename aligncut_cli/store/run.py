@@ -25,10 +25,10 @@ from aligncut_cli.store.apart import keep_apart
 from aligncut_cli.store.files import changed_since, exchange, foreign_files, remove, sync, sync_all, walk_files
 from aligncut_cli.store.files import write_json as write_json
 from aligncut_cli.store.markers import Markers
+from aligncut_cli.store.outcome import Outcome as Outcome
+from aligncut_cli.store.outcome import Plan as Plan
 from aligncut_cli.store.place import Place
 from aligncut_cli.store.place import wip_path as wip_path
-from aligncut_cli.store.plan import Outcome as Outcome
-from aligncut_cli.store.plan import Plan as Plan
 from aligncut_cli.store.provenance import Identity, installed_software, now, read_record
 from aligncut_cli.store.resources import memory_limit as memory_limit
 from aligncut_cli.store.resources import parse_size as parse_size
@@ -289,12 +289,20 @@ class Work:
     # ending
 
     def finish(
-        self, *, models: list[str] | None = None, summary: Mapping[str, Any] | None = None, **more: Any
+        self,
+        *,
+        models: list[str] | None = None,
+        summary: Mapping[str, Any] | None = None,
+        said: Sequence[str] = (),
+        warned: Sequence[str] = (),
+        **more: Any,
     ) -> Outcome:
         """Write the provenance, give the output its name, and return the outcome.
 
         models  : names in order, for stores with node axes
-        summary : figures that a rerun shows again without computing
+        summary : figures that a rerun returns again without computing
+        said    : texts and tables about the result that a rerun and `inspect` show again
+        warned  : the same, as warnings
         more    : further keys of the record
         raises  : BadInput where an input was changed meanwhile, or the unfinished output has lost files
         """
@@ -307,6 +315,8 @@ class Work:
             "software": installed_software(),
             "runtime": self._runtime(),
             "summary": dict(summary or {}),
+            "said": list(said),
+            "warned": list(warned),
             **more,
         }
         self.place.drop_fragments(every=True)
@@ -322,7 +332,7 @@ class Work:
         self.place.unlock()
         self._claimed = False
         self._record = record
-        return Outcome(self.output, "complete", record["summary"])
+        return Outcome.of_record(self.output, "complete", record)
 
     def _seal(self, record: dict[str, Any]) -> None:
         if self.identity.kind != "folder":
@@ -355,25 +365,16 @@ class Work:
             "seconds": round(time.time() - self._started, 3),
             "finished": now(),
             **{key: options[key] for key in ("device", "batch_size", "workers", "max_memory", "scheduler")},
+            "typed": list(self.options.typed),
         }
 
     def outcome(self) -> Outcome:
         """Return what to say where nothing was computed: up to date, or the plan of a dry run."""
         if self.complete:
-            return Outcome(self.output, "up to date", self._record.get("summary", {}))
+            return Outcome.of_record(self.output, "up to date", self._record)
         plan = self._plan or Plan(0, 0)
-        planned = {
-            "output": str(self.output),
-            "blocks": {
-                phase: {"done": self.count_done(phase), "pending": count - self.count_done(phase)}
-                for phase, count in plan.phases.items()
-            },
-            "bytes_to_write": plan.disk,
-            "memory": plan.memory,
-            "differs": self.differences,
-            **plan.notes,
-        }
-        return Outcome(self.output, "planned", {}, planned)
+        done = {phase: self.count_done(phase) for phase in plan.phases}
+        return Outcome.of_plan(self.output, plan, done, self.differences)
 
 
 def begin(

@@ -96,6 +96,8 @@ OPTIONAL: Mapping[str, tuple[Check, str]] = {
     "models": (NAMES, "a list of names"),
     "extra": (_is_table, "a table"),
     "summary": (_is_table, "a table"),
+    "said": (NAMES, "a list of texts"),
+    "warned": (NAMES, "a list of texts"),
     "runtime": (_is_table, "a table"),
     "software": (_is_texts, "a table of texts"),
     "created": (is_text, "text"),

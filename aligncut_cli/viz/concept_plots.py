@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import ceil
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.patches import Circle
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from aligncut_cli.viz.figures import COLOURS, new_figure
-from aligncut_cli.viz.montage import Pixels
+from aligncut_cli.viz.canvas import Pixels
+from aligncut_cli.viz.figures import add_legend, add_scale, list_axes, name_bottom, new_figure
+from aligncut_cli.viz.style import COLOURS, FigureStyle
+from aligncut_cli.viz.transition_plots import cover, draw_circle, name_map_axes
 
 Floats = NDArray[np.float64]
 MOST_POINTS = 3000
+OUTSIDE = 0.005
+"""Share of voxels at each end that may lie outside a scatter plot, so that a few do not press all others flat."""
 
 
 def mark_patch(photo: Pixels, row: int, column: int, *, cell: int, around: int = 1) -> Pixels:
@@ -41,6 +46,7 @@ def plot_concept_rois(
     p: Floats | None,
     few: NDArray[np.bool_],
     *,
+    style: FigureStyle,
     controls: Sequence[str],
 ) -> Figure:
     """Draw mean and deviation of each concept's activation in each ROI as two heat maps; * where p < 0.05.
@@ -48,26 +54,29 @@ def plot_concept_rois(
     mean, deviation, p : (concept, roi)
     few                : (concept,) which rest on few tokens; they are hatched and in brackets
     """
-    width = 2.5 + 0.42 * len(names)
-    figure, axes = new_figure(1, 2, width=2 * width, height=1.6 + 0.28 * len(mean), controls=controls)
+    cell = 1.05 * style.line
+    columns = style.columns(2, least=max(60.0, cell * len(names) + 26))
+    rows = 2 // columns
+    height = rows * (cell * len(mean) + max(map(len, names)) * style.letter + 3 * style.line) + style.line
+    figure, axes = new_figure(rows, columns, style=style, height=max(height, 35.0 * rows), controls=controls)
     largest = float(np.nanmax(np.abs(mean))) if np.isfinite(mean).any() else 1.0
     styles: list[tuple[str, Floats, dict[str, Any]]] = [
         ("mean activation", mean, {"cmap": "RdBu_r", "vmin": -largest, "vmax": largest}),
         ("standard deviation", deviation, {"cmap": "viridis", "vmin": 0}),
     ]
-    for axis, (title, values, style) in zip(axes[0], styles, strict=True):
-        image = axis.imshow(values, aspect="auto", interpolation="nearest", **style)
+    every = list_axes(axes, 2)
+    for axis, (title, values, look) in zip(every, styles, strict=True):
+        image = axis.imshow(values, aspect="auto", interpolation="nearest", **look)
         axis.set_xticks(range(len(names)), names, rotation=90)
         axis.set_yticks(range(len(mean)), [f"({index})" if few[index] else str(index) for index in range(len(mean))])
         for row in np.flatnonzero(few):
             axis.axhspan(row - 0.5, row + 0.5, facecolor="none", edgecolor="#888888", hatch="///", linewidth=0)
-        axis.set_title(title, fontsize=10)
-        figure.colorbar(image, ax=axis, shrink=0.8)
+        axis.set_ylabel("concept", fontsize=style.font_size)
+        add_scale(figure, image, [axis], f"{title}\n(unit of the responses)", style=style)
     if p is not None:
         for (row, column), value in np.ndenumerate(p):
             if value < 0.05:
-                axes[0][0].text(column, row, "*", ha="center", va="center", fontsize=9)
-    axes[0][0].set_ylabel("concept", fontsize=9)
+                every[0].text(column, row, "*", ha="center", va="center", fontsize=style.font_size)
     return figure
 
 
@@ -77,6 +86,7 @@ def plot_concept_map(
     radius: float,
     few: NDArray[np.bool_],
     *,
+    style: FigureStyle,
     controls: Sequence[str],
 ) -> Figure:
     """Draw the concepts as numbered circles on the map, its first two dimensions.
@@ -85,48 +95,60 @@ def plot_concept_map(
     centres : (concept, dim)
     few     : (concept,) which rest on few tokens; they are dashed and in brackets
     """
-    figure, axes = new_figure(1, 1, width=6, height=6, controls=controls)
+    figure, axes = new_figure(1, 1, style=style, height=0.8 * style.width, controls=controls)
     axis = axes[0][0]
-    axis.scatter(*cloud[:, :2].T, s=2, color="#bbbbbb", linewidths=0)
+    axis.scatter(*cloud[:, :2].T, s=1, color="#c4c4c4", linewidths=0, rasterized=True)
     for index, place in enumerate(centres[:, :2]):
         colour, name = COLOURS[index % len(COLOURS)], f"({index})" if few[index] else str(index)
-        circle = Circle((float(place[0]), float(place[1])), radius, facecolor="none", edgecolor=colour)
+        circle = draw_circle(place, radius, colour)
         circle.set_linestyle("--" if few[index] else "-")
         axis.add_patch(circle)
-        axis.plot(*np.array([place - radius, place + radius]).T, linestyle="none")  # a circle widens no axis
-        axis.text(*place, name, ha="center", va="center", fontsize=9, color=colour, weight="bold")
+        cover(axis, np.array([place - radius, place + radius]))
+        axis.text(*place, name, ha="center", va="center", fontsize=style.font_size, color=colour, weight="bold")
     dims = centres.shape[1]
-    axis.set_title("concepts" if dims == 2 else f"concepts: the first two of {dims} dimensions", fontsize=10)
-    axis.set_aspect("equal")
-    axis.set_xticks([])
-    axis.set_yticks([])
+    title = "concepts" if dims == 2 else f"concepts: the first two of {dims} dimensions"
+    axis.set_title(title, fontsize=style.font_size)
+    name_map_axes(axis, style)
     return figure
 
 
-def plot_magnitude_and_deviation(mean: Floats, deviation: Floats, rho: Floats, *, controls: Sequence[str]) -> Figure:
+def plot_magnitude_and_deviation(
+    mean: Floats, deviation: Floats, rho: Floats, *, style: FigureStyle, controls: Sequence[str]
+) -> Figure:
     """Draw |mean| against deviation of every voxel, a panel per concept, with the rank correlation.
+
+    Both axes end where all but a few voxels of all concepts lie (OUTSIDE).
 
     mean, deviation : (concept, voxel)
     """
-    columns = min(5, len(mean))
-    rows = -(-len(mean) // columns)
+    columns = style.columns(min(5, len(mean)), least=26.0)
+    rows = ceil(len(mean) / columns)
     figure, axes = new_figure(
-        rows, columns, width=2.2 * columns, height=2.1 * rows, controls=controls, sharex=True, sharey=True
+        rows, columns, style=style, height=rows * 28.0 + 2 * style.line, controls=controls, sharex=True, sharey=True
     )
-    every = [axis for row in axes for axis in row]
     step = max(1, mean.shape[1] // MOST_POINTS)
-    for index, axis in enumerate(every):
-        if index >= len(mean):
-            axis.set_visible(False)
-            continue
-        axis.scatter(
-            np.abs(mean[index, ::step]), deviation[index, ::step], s=3, color=COLOURS[0], linewidths=0, alpha=0.4
-        )
+    for index, axis in enumerate(list_axes(axes, len(mean))):
+        look = {"s": 2, "color": COLOURS[0], "linewidths": 0, "alpha": 0.4, "rasterized": True}
+        axis.scatter(np.abs(mean[index, ::step]), deviation[index, ::step], **look)
         text = "no tokens" if np.isnan(rho[index]) else f"rho {rho[index]:.2f}"
-        axis.set_title(f"concept {index}: {text}", fontsize=8)
-    figure.supxlabel("|mean activation| of a voxel", fontsize=9)
-    figure.supylabel("standard deviation", fontsize=9)
+        axis.set_title(f"concept {index}: {text}", fontsize=style.small)
+        axis.xaxis.set_major_locator(MaxNLocator(4))
+    axes[0][0].set_xlim(0, _robust_end(np.abs(mean)))
+    axes[0][0].set_ylim(_robust_start(deviation), _robust_end(deviation))
+    figure.supxlabel("|mean activation| of a voxel (unit of the responses)", fontsize=style.font_size)
+    figure.supylabel("standard deviation (same unit)", fontsize=style.font_size)
     return figure
+
+
+def _robust_end(values: Floats) -> float:
+    """Return a little more than what all but the highest few reach; 1 where there is nothing."""
+    finite = values[np.isfinite(values)]
+    return 1.05 * float(np.quantile(finite, 1 - OUTSIDE)) or 1.0 if len(finite) else 1.0
+
+
+def _robust_start(values: Floats) -> float:
+    finite = values[np.isfinite(values)]
+    return 0.95 * float(np.quantile(finite, OUTSIDE)) if len(finite) else 0.0
 
 
 def plot_activations(
@@ -135,67 +157,87 @@ def plot_activations(
     mean: Mapping[str, Floats],
     error: Mapping[str, Floats],
     *,
+    style: FigureStyle,
     controls: Sequence[str],
 ) -> Figure:
     """Draw foreground (solid) and background (dashed) activations over layers, a panel per ROI, a colour per model.
 
     mean, error : by model (layer, foreground | background | difference, roi)
     """
-    columns = min(4, len(rois))
-    rows = -(-len(rois) // columns)
-    figure, axes = new_figure(rows, columns, width=2.8 * columns + 1, height=2.3 * rows + 0.5, controls=controls)
-    every = [axis for row in axes for axis in row]
+    columns = style.columns(min(4, len(rois)), least=38.0)
+    rows = ceil(len(rois) / columns)
+    keys = 5 if style.width > 120 else 3
+    below = style.line * (2 + ceil((len(layers) + 2) / keys))
+    figure, axes = new_figure(
+        rows, columns, style=style, height=rows * 32.0 + below, controls=controls, sharex=True, sharey=True
+    )
+    every = list_axes(axes, len(rois))
     for index, axis in enumerate(every):
-        if index >= len(rois):
-            axis.set_visible(False)
-            continue
         for number, (model, at) in enumerate(layers.items()):
             colour = COLOURS[number % len(COLOURS)]
-            for side, style in ((0, "-"), (1, "--")):
+            for side, dashes in ((0, "-"), (1, "--")):
                 middle, spread = mean[model][:, side, index], np.nan_to_num(error[model][:, side, index])
-                axis.plot(at, middle, style, color=colour, marker="o", markersize=2.5, linewidth=1.1)
+                axis.plot(at, middle, dashes, color=colour, marker="o", markersize=2, linewidth=1.0)
                 axis.fill_between(at, middle - spread, middle + spread, color=colour, alpha=0.15, linewidth=0)
         axis.axhline(0, color="#bbbbbb", linewidth=0.6, zorder=0)
-        axis.set_title(rois[index], fontsize=9)
+        axis.set_title(rois[index], fontsize=style.font_size)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     for number, model in enumerate(layers):
-        every[0].plot([], [], "-", color=COLOURS[number % len(COLOURS)], label=model)
+        every[0].plot([], [], "-", color=COLOURS[number % len(COLOURS)], label=style.name(model))
     every[0].plot([], [], "-", color="#777777", label="foreground")
     every[0].plot([], [], "--", color="#777777", label="background")
-    every[0].legend(fontsize=6, frameon=False)
-    figure.supxlabel("layer", fontsize=9)
-    figure.supylabel("mean activation of the ROI's voxels", fontsize=9)
+    add_legend(figure, style=style, columns=keys)
+    name_bottom(axes, len(rois), "layer", style=style)
+    figure.supylabel("mean activation (unit of the responses)", fontsize=style.font_size)
     return figure
 
 
 def plot_difference(
-    rois: Sequence[str], slots: Sequence[str], difference: Floats, error: Floats, *, controls: Sequence[str]
+    rois: Sequence[str],
+    slots: Sequence[str],
+    difference: Floats,
+    error: Floats,
+    *,
+    style: FigureStyle,
+    controls: Sequence[str],
 ) -> Figure:
     """Draw foreground minus background as a heat map of slots by ROIs; dots where it exceeds two standard errors.
 
+    slots             : MODEL:LAYER
     difference, error : (slot, roi)
     """
-    figure, axes = new_figure(1, 1, width=2.5 + 0.4 * len(rois), height=1.5 + 0.2 * len(slots), controls=controls)
+    labels = [style.slot(slot) for slot in slots]
+    height = 1.05 * style.line * len(slots) + max(map(len, rois)) * style.letter + 3 * style.line
+    figure, axes = new_figure(1, 1, style=style, height=max(height, 40.0), controls=controls)
     axis = axes[0][0]
     largest = float(np.nanmax(np.abs(difference))) if np.isfinite(difference).any() else 1.0
     image = axis.imshow(difference, cmap="RdBu_r", vmin=-largest, vmax=largest, aspect="auto", interpolation="nearest")
     for (row, column), value in np.ndenumerate(difference):
         if abs(value) > 2 * error[row, column]:
-            axis.plot(column, row, ".", color="black", markersize=3)
+            axis.plot(column, row, ".", color="black", markersize=2)
     axis.set_xticks(range(len(rois)), rois, rotation=90)
-    axis.set_yticks(range(len(slots)), slots)
-    axis.set_title("foreground minus background", fontsize=10)
-    figure.colorbar(image, ax=axis, shrink=0.8)
+    axis.set_yticks(range(len(slots)), labels)
+    add_scale(figure, image, [axis], "foreground minus background\n(unit of the responses)", style=style)
     return figure
 
 
+WARM, COLD = (213, 94, 0), (0, 114, 178)
+"""Of what is similar, and of what is opposite."""
+
+
+def heat_scale() -> Pixels:
+    """Return the colours of `heat_over_photo` from -1 to 1 over mid-grey, (1, 101, 3)."""
+    return heat_over_photo(np.full((1, 101, 3), 170, np.uint8), np.linspace(-1, 1, 101)[None])
+
+
 def heat_over_photo(photo: Pixels, heat: Floats) -> Pixels:
-    """Lay a similarity map over a photo in grey; -1 is blue, 0 leaves the photo, 1 is red.
+    """Lay a similarity map over a photo in grey; -1 is blue, 0 leaves the photo, 1 is orange.
 
     photo : (h, w, 3)
     heat  : (h, w) in -1 .. 1
     """
     grey = photo.mean(axis=2, keepdims=True)
-    warm = np.array([214, 39, 40]) * (heat > 0)[..., None] + np.array([31, 119, 180]) * (heat <= 0)[..., None]
+    warm = np.array(WARM) * (heat > 0)[..., None] + np.array(COLD) * (heat <= 0)[..., None]
     share = 0.85 * np.clip(np.abs(heat), 0, 1)[..., None]
     mixed: Pixels = np.round(share * warm + (1 - share) * grey).astype(np.uint8)
     return mixed

@@ -6,31 +6,83 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from aligncut_cli.controls import describe_controls
+from aligncut_cli.viz.style import CONTROL, MM_PER_INCH, FigureStyle
 
-COLOURS = ("#3b6ea8", "#c8553d", "#5a9367", "#8e5ea2", "#c99a2e", "#4aa3a2", "#7a7a7a", "#a83b6e")
-FOREGROUND, BACKGROUND = "#c8553d", "#3b6ea8"
+METADATA: dict[str, dict[str, Any]] = {
+    "png": {"Software": None},
+    "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
+    "svg": {"Creator": None, "Date": None},
+}
+"""Without the time and versions, so that the same plot has the same bytes."""
 
 
 def new_figure(
-    rows: int, columns: int, *, width: float, height: float, controls: Sequence[str], **more: Any
+    rows: int, columns: int, *, style: FigureStyle, height: float, controls: Sequence[str], **more: Any
 ) -> tuple[Figure, list[list[Any]]]:
-    """Return a figure and its axes, (row, column); `width` and `height` in inches of the whole figure."""
-    figure = Figure(figsize=(width, height), layout="constrained", dpi=120)
+    """Return a figure and its axes, (row, column); `height` in mm of the whole figure, its width is the style's."""
+    size = (style.width / MM_PER_INCH, (height + (style.line if controls else 0)) / MM_PER_INCH)
+    figure = Figure(figsize=size, layout="constrained", dpi=style.dpi)
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False, **more)
     for axis in axes.flat:
         axis.spines[["top", "right"]].set_visible(False)
-        axis.tick_params(labelsize=8)
+        for spine in axis.spines.values():
+            spine.set_linewidth(0.6)
+        axis.tick_params(labelsize=style.small, width=0.6, length=2)
     if controls:
-        figure.suptitle(describe_controls(controls), color="#b41e1e", fontsize=9)
+        figure.suptitle(describe_controls(controls), color=CONTROL, fontsize=style.font_size)
     return figure, [list(row) for row in axes]
 
 
+def list_axes(axes: Sequence[Sequence[Any]], count: int) -> list[Any]:
+    """Return the first `count` axes, row by row, and hide the others."""
+    every = [axis for row in axes for axis in row]
+    for axis in every[count:]:
+        axis.set_visible(False)
+    return every[:count]
+
+
+def add_scale(figure: Figure, image: Any, axes: Sequence[Any], label: str, *, style: FigureStyle) -> None:
+    """Add a colour scale with what it measures."""
+    bar = figure.colorbar(image, ax=list(axes), shrink=0.9, aspect=30, pad=0.02)
+    bar.set_label(label, fontsize=style.font_size)
+    bar.ax.tick_params(labelsize=style.small, width=0.6, length=2)
+    bar.outline.set_linewidth(0.6)
+
+
+def add_legend(figure: Figure, *, style: FigureStyle, columns: int, title: str = "") -> None:
+    """Put the legend of all that has a label below the axes, with what has to be said of all of it."""
+    legend = figure.legend(
+        loc="outside lower center",
+        ncols=columns,
+        fontsize=style.small,
+        title=title or None,
+        title_fontsize=style.small,
+        frameon=False,
+    )
+    legend.set_in_layout(True)
+
+
+def name_bottom(axes: Sequence[Sequence[Any]], count: int, label: str, *, style: FigureStyle) -> None:
+    """Name the lowest of the first `count` axes in each column, and let it have its ticks."""
+    columns = len(axes[0])
+    for column in range(min(columns, count)):
+        lowest = axes[(count - 1 - column) // columns][column]
+        lowest.set_xlabel(label, fontsize=style.font_size)
+        lowest.tick_params(labelbottom=True)
+
+
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, without the time and version, so that the same plot has the same bytes."""
+    """Write a figure in the format that its path ends in.
+
+    PDF embeds TrueType letters, which can be searched and edited; SVG holds their outlines, so needs no fonts.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png", metadata={"Software": None})
+    format = path.suffix.removeprefix(".")
+    with rc_context({"pdf.fonttype": 42, "svg.fonttype": "path", "svg.hashsalt": "aligncut"}):
+        figure.savefig(path, format=format, metadata=METADATA[format])

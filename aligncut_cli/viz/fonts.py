@@ -18,10 +18,14 @@ def choose_font(text: str, size: int) -> tuple[Font, str]:
 
     Letters that no one font of the system has together with the others are written as escapes, never as boxes.
     """
-    visible = frozenset(letter for letter in text if _is_visible(letter))
-    path = _find_font(visible)
+    path = find_font_file(text)
     font = _load(path, size)
     return font, "".join(letter if _has(path, letter) else _escape(letter) for letter in text)
+
+
+def find_font_file(text: str) -> str:
+    """Return the file of the font that `choose_font` takes for a text; empty for Pillow's own."""
+    return _find_font(frozenset(letter for letter in text if _is_visible(letter)))
 
 
 def _is_visible(letter: str) -> bool:

@@ -2,90 +2,141 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageDraw
 
 from aligncut_cli.controls import describe_controls
-from aligncut_cli.viz.montage import GAP, PAPER, WARNING, Pixels, write_line
+from aligncut_cli.viz.canvas import Canvas, Line, Pixels, Tile
+from aligncut_cli.viz.canvas import shorten as shorten
+from aligncut_cli.viz.style import CONTROL, FigureStyle
+
+GAP = 1.0
+SIDE, LEAST_SIDE = 20.0, 9.0
+"""Height of a tile, and below which rows break, mm."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A label at the left and tiles, each with a caption above it."""
+    """A label at the left and tiles, each with a caption above it.
+
+    sharp : tiles whose pixels stay squares
+    """
 
     label: str
     tiles: Sequence[tuple[str, Pixels]]
 
 
-def draw_sheet(rows: Sequence[Row], *, title: str, controls: Sequence[str]) -> Image.Image:
-    """Draw rows of tiles under a title; a control is said in red.
+@dataclass(frozen=True)
+class Key:
+    """A colour and what it means."""
 
-    rows : tiles of one row have one height
+    colour: tuple[int, int, int]
+    text: str
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A colour scale: colours from left to right, and what its ends and middle are called."""
+
+    colours: Pixels
+    ends: tuple[str, str, str]
+    label: str
+
+
+def draw_sheet(
+    rows: Sequence[Row],
+    *,
+    title: str,
+    style: FigureStyle,
+    controls: Sequence[str],
+    keys: Sequence[Key] = (),
+    scale: Scale | None = None,
+    sharp: bool = False,
+) -> Canvas:
+    """Draw rows of tiles under a title, then what their colours mean; a control is said in red.
+
+    rows  : tiles of one row have one height; a row that does not fit the width is broken
+    sharp : whether the tiles' pixels stay squares
     """
-    text = 13
-    labels = [row.label.split("\n") for row in rows]
-    label = max((max(map(len, lines)) for lines in labels), default=0) * text * 3 // 5 + 2 * GAP
-    heights = [max((tile.shape[0] for _, tile in row.tiles), default=0) + text + 3 * GAP for row in rows]
-    widths = [sum(_tile_width(caption, tile, text) + GAP for caption, tile in row.tiles) for row in rows]
-    head = text + 3 * GAP + (text + GAP if controls else 0)
-    canvas = Image.new("RGB", (max(label + max(widths, default=0), len(title) * text * 3 // 5) + GAP,
-                               head + sum(heights) + GAP), PAPER)  # fmt: skip
-    draw = ImageDraw.Draw(canvas)
-    write_line(draw, (GAP, GAP), title, text)
-    if controls:
-        write_line(draw, (GAP, 2 * GAP + text), describe_controls(controls), text, fill=WARNING)
-    top = head
-    for row, lines, height in zip(rows, labels, heights, strict=True):
-        middle = top + text + (height - text) // 2
-        write_line(draw, (GAP, middle), "\n".join(lines), text, anchor="lm")
-        left = label
-        for caption, tile in row.tiles:
-            write_line(draw, (left, top + text), caption, text - 2, anchor="ls")
-            canvas.paste(Image.fromarray(tile), (left, top + text + GAP))
-            left += _tile_width(caption, tile, text) + GAP
-        top += height
+    canvas = Canvas(style)
+    top = _write_head(canvas, title, controls)
+    label = _label_width(rows, style)
+    for row in rows:
+        top = _draw_row(canvas, row, top, label, sharp=sharp)
+    if scale is not None:
+        top = _draw_scale(canvas, scale, top)
+    canvas.height = _draw_keys(canvas, keys, top) + GAP
     return canvas
 
 
-def _tile_width(caption: str, tile: Pixels, text: int) -> int:
-    return max(int(tile.shape[1]), round(len(caption) * text * 0.52))
+def _write_head(canvas: Canvas, title: str, controls: Sequence[str]) -> float:
+    style = canvas.style
+    top = GAP
+    wide = max(20, int((style.width - 2 * GAP) / style.letter))
+    if controls:
+        for text in textwrap.wrap(describe_controls(controls), wide):
+            canvas.lines.append(Line(GAP, top, text, style.font_size, CONTROL))
+            top += style.line
+    for text in textwrap.wrap(title, wide):
+        canvas.lines.append(Line(GAP, top, text, style.font_size))
+        top += style.line
+    return top + GAP / 2
 
 
-def label_colours(count: int) -> Pixels:
-    """Return (count, 3) colours of label indices, PASCAL VOC's map: 0 is black, neighbours differ strongly."""
-    index = np.arange(count)
-    colours = np.zeros((count, 3), np.uint8)
-    for bit in range(8):
-        for channel in range(3):
-            colours[:, channel] |= (((index >> channel) & 1) << (7 - bit)).astype(np.uint8)
-        index = index >> 3
-    return colours
+def _label_width(rows: Sequence[Row], style: FigureStyle) -> float:
+    longest = max((len(line) for row in rows for line in row.label.split("\n")), default=0)
+    return min(longest * style.letter + 2 * GAP, 0.25 * style.width) if longest else GAP
 
 
-def indexed_picture(labels: NDArray[np.integer]) -> Image.Image:
-    """Return a palette picture whose values are the labels, negative ones as 255, in PASCAL VOC's colours.
+def _draw_row(canvas: Canvas, row: Row, top: float, label: float, *, sharp: bool) -> float:
+    """Draw a row, broken where its tiles would be too small; returns where the next begins."""
+    style, room = canvas.style, canvas.style.width - label
+    shape = [tile.shape[1] / tile.shape[0] for _, tile in row.tiles]
+    widest = max(shape, default=1.0)
+    per_line = len(shape)
+    while per_line > 1 and room / per_line - GAP < LEAST_SIDE * widest:
+        per_line -= 1
+    if per_line:
+        per_line = ceil(len(shape) / ceil(len(shape) / per_line))  # lines of about one length
+    side = min(SIDE, (room / max(per_line, 1) - GAP) / widest)
+    captions = style.line if any(caption for caption, _ in row.tiles) else 0.0
+    begin = top
+    for start in range(0, len(shape), max(per_line, 1)):
+        left = label
+        for caption, tile in row.tiles[start : start + per_line]:
+            width = side * tile.shape[1] / tile.shape[0]
+            canvas.lines.append(Line(left, top, shorten(caption, width + GAP, style.small), style.small))
+            canvas.tiles.append(Tile(left, top + captions, width, side, tile, sharp))
+            left += max(width, side * widest if widest < 2 else width) + GAP
+        top += captions + side + GAP
+    lines = [part for line in row.label.split("\n") for part in textwrap.wrap(line, max(4, int(label / style.letter)))]
+    for number, line in enumerate(lines):
+        canvas.lines.append(Line(GAP, begin + captions + number * style.line, line, style.font_size))
+    return max(top, begin + captions + len(lines) * style.line + GAP)
 
-    labels : (h, w), at most 254
-    """
-    picture = Image.fromarray(np.where(labels < 0, 255, labels).astype(np.uint8), mode="P")
-    colours = label_colours(256)
-    colours[255] = (224, 224, 192)
-    picture.putpalette(colours.tobytes())
-    return picture
+
+def _draw_scale(canvas: Canvas, scale: Scale, top: float) -> float:
+    style = canvas.style
+    width = min(60.0, style.width / 2)
+    canvas.tiles.append(Tile(GAP, top, width, style.line, scale.colours))
+    for share, text, align in zip((0.0, 0.5, 1.0), scale.ends, ("left", "middle", "right"), strict=True):
+        canvas.lines.append(Line(GAP + share * width, top + style.line + GAP / 4, text, style.small, align=align))
+    canvas.lines.append(Line(width + 3 * GAP, top, scale.label, style.font_size))
+    return top + 2 * style.line + GAP
 
 
-def blend_labels(photo: Pixels, labels: NDArray[np.integer]) -> Pixels:
-    """Lay labels over a photo in grey: 0, the background, as a shade, others in colour; negative ones stay a photo.
-
-    photo  : (h, w, 3)
-    labels : (h, w)
-    """
-    colours = label_colours(int(labels.max(initial=0)) + 1)[np.maximum(labels, 0)]
-    grey = photo.mean(axis=2, keepdims=True)
-    share = np.where(labels == 0, 0.25, 0.55)[..., None]
-    mixed = np.where(labels[..., None] < 0, photo, share * colours + (1 - share) * grey)
-    return np.round(mixed).astype(np.uint8)
+def _draw_keys(canvas: Canvas, keys: Sequence[Key], top: float) -> float:
+    style = canvas.style
+    left, box = GAP, 0.8 * style.line
+    for key in keys:
+        width = box + 2 * GAP + len(key.text) * style.letter
+        if left > GAP and left + width > style.width:
+            left, top = GAP, top + style.line
+        canvas.tiles.append(Tile(left, top, box, box, np.full((2, 2, 3), key.colour, np.uint8), sharp=True))
+        canvas.lines.append(Line(left + box + GAP / 2, top, key.text, style.small))
+        left += width
+    return top + (style.line if keys else 0)

@@ -1,18 +1,26 @@
-"""Plots of concepts that tokens move between: maps, heat maps (Fig. 10), flows over layers, trajectories (Fig. 9)."""
+"""Plots of concepts that tokens move between: maps and heat maps (Fig. 10), and trajectories (Fig. 9)."""
 
 from __future__ import annotations
 
 import itertools
+import textwrap
 from collections.abc import Mapping, Sequence
+from math import ceil
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Circle
 from numpy.typing import NDArray
 
-from aligncut_cli.viz.figures import BACKGROUND, COLOURS, FOREGROUND, new_figure
+from aligncut_cli.viz.figures import add_scale, list_axes, new_figure
+from aligncut_cli.viz.style import COLOURS, FigureStyle
 
 Floats = NDArray[np.float64]
+PANEL = 40.0
+"""Least width of a map or a heat map, mm."""
+DASHES = ("-", "--", ":", "-.")
+"""Styles of lines in turn, once the colours are used up."""
 
 
 def plot_transition(
@@ -24,134 +32,71 @@ def plot_transition(
     few: Mapping[str, NDArray[np.bool_]],
     *,
     subtitle: str,
+    style: FigureStyle,
     controls: Sequence[str],
 ) -> Figure:
     """Draw both slots' maps with their concepts, and a heat map of probabilities for each kind of token.
 
+    titles      : MODEL:LAYER of both
     maps        : (n, 2) tokens of each slot, for the cloud
     centres     : (concept, 2)
     probability : (from, to) by name; NaN rows have no token
     few         : (from,) by name, which rows rest on few tokens; they are hatched and in brackets
     """
     count = 2 + len(probability)
-    figure, axes = new_figure(1, count, width=3.2 * count, height=3.5, controls=controls)
-    for axis, title, points, centre, radius, letter in zip(axes[0], titles, maps, centres, radii, "AB", strict=False):
-        axis.scatter(*points.T, s=2, color="#bbbbbb", linewidths=0)
+    columns = style.columns(count, least=PANEL)
+    rows = ceil(count / columns)
+    notes = textwrap.wrap(subtitle, max(20, int(style.width / (0.9 * style.letter))))
+    side = (style.width - 14) / columns
+    height = rows * (side + 2 * style.line) + len(notes) * style.line
+    figure, axes = new_figure(rows, columns, style=style, height=height, controls=controls)
+    every = list_axes(axes, count)
+    for axis, title, points, centre, radius, letter in zip(every, titles, maps, centres, radii, "AB", strict=False):
+        axis.scatter(*points.T, s=1, color="#c4c4c4", linewidths=0, rasterized=True)
         for index, place in enumerate(centre):
             colour = COLOURS[index % len(COLOURS)]
-            axis.add_patch(_circle(place, radius, colour))
-            _cover(axis, np.array([place - radius, place + radius]))
-            axis.text(*place, f"{letter}{index}", ha="center", va="center", fontsize=9, color=colour, weight="bold")
-        axis.set_title(title, fontsize=10)
-        axis.set_aspect("equal")
-        axis.set_xticks([])
-        axis.set_yticks([])
+            axis.add_patch(draw_circle(place, radius, colour))
+            cover(axis, np.array([place - radius, place + radius]))
+            look = {"ha": "center", "va": "center", "color": colour, "weight": "bold"}
+            axis.text(*place, f"{letter}{index}", fontsize=style.font_size, **look)
+        axis.set_title(f"{letter}: {style.slot(title)}", fontsize=style.font_size)
+        name_map_axes(axis, style)
     image: Any = None
-    for axis, (name, values) in zip(axes[0][2:], probability.items(), strict=True):
-        image = axis.imshow(values, vmin=0, vmax=1, cmap="magma_r", interpolation="nearest")
+    for axis, (name, values) in zip(every[2:], probability.items(), strict=True):
+        image = axis.imshow(values, vmin=0, vmax=1, cmap="viridis_r", interpolation="nearest", aspect="auto")
+        size = min(style.small, 0.8 * side / values.shape[1] / 5 * 72 / 25.4)
         for (row, column), value in np.ndenumerate(values):
             text = "-" if np.isnan(value) else f"({value:.2f})" if few[name][row] else f"{value:.2f}"
             colour = "white" if value > 0.5 else "black"
-            axis.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
+            axis.text(column, row, text, ha="center", va="center", fontsize=size, color=colour)
         for row in np.flatnonzero(few[name]):
             axis.axhspan(row - 0.5, row + 0.5, facecolor="none", edgecolor="#888888", hatch="///", linewidth=0)
         axis.set_xticks(range(values.shape[1]), [f"B{i}" for i in range(values.shape[1])])
         axis.set_yticks(range(values.shape[0]), [f"A{i}" for i in range(values.shape[0])])
-        axis.set_title(f"{name} tokens", fontsize=10)
+        axis.set_title(f"{name} tokens", fontsize=style.font_size)
         axis.spines[["top", "right"]].set_visible(True)
-    figure.colorbar(image, ax=axes[0][-1], label="share of A that lands in B", shrink=0.8)
-    figure.supxlabel(subtitle, fontsize=8)
+    add_scale(figure, image, every[2:], "share of A that lands in B", style=style)
+    figure.supxlabel("\n".join(notes), fontsize=style.small)
     return figure
 
 
-def _cover(axis: Any, points: Floats) -> None:
+def name_map_axes(axis: Any, style: FigureStyle) -> None:
+    """Say what a map's axes are; their unit means nothing, so they have no ticks."""
+    axis.set_aspect("equal", adjustable="box", anchor="C")
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.set_xlabel("t-SNE 1 (arbitrary unit)", fontsize=style.small)
+    axis.set_ylabel("t-SNE 2 (arbitrary unit)", fontsize=style.small)
+
+
+def cover(axis: Any, points: Floats) -> None:
     """Widen an axis to some points; circles, arrows and text alone do not."""
     axis.plot(*points.T, linestyle="none")
 
 
-def _circle(place: Floats, radius: float, colour: str) -> Any:
-    from matplotlib.patches import Circle
-
-    return Circle((float(place[0]), float(place[1])), radius, facecolor="none", edgecolor=colour, linewidth=1.2)
-
-
-def plot_flow(
-    model: str,
-    layers: Sequence[int],
-    counts: Mapping[str, NDArray[np.int64]],
-    members: Mapping[str, NDArray[np.int64]],
-    tests: Mapping[str, Floats] | None,
-    *,
-    controls: Sequence[str],
-) -> Figure:
-    """Draw tokens flowing between the concepts of consecutive layers, and the bifurcation score of each step.
-
-    counts  : (step, from, to) tokens for `all`, and for `foreground` where there are masks
-    members : (step, from) tokens in each concept
-    tests   : bifurcation, expected and p_corrected, (step,) each
-    """
-    rows = 2 if tests is not None else 1
-    ratios = {"height_ratios": [3, 1]} if rows == 2 else {}
-    figure, axes = new_figure(
-        rows, 1, width=max(6.0, 1.1 * len(layers)), height=4 + 1.6 * (rows - 1), controls=controls, sharex=True,
-        gridspec_kw=ratios,
-    )  # fmt: skip
-    axis = axes[0][0]
-    flow = counts["all"].astype(np.float64)
-    n_concepts = flow.shape[1]
-    size = np.concatenate([members["all"], flow[-1].sum(axis=0)[None]]).astype(np.float64)
-    scale = 0.8 / max(size.sum(axis=1).max(), 1)
-    gap = 0.2 / max(n_concepts - 1, 1)
-    base = np.concatenate([np.zeros((len(layers), 1)), np.cumsum(size * scale + gap, axis=1)[:, :-1]], axis=1)
-    for step in range(len(layers) - 1):
-        leaving, arriving = base[step].copy(), base[step + 1].copy()
-        for a in range(n_concepts):
-            for b in range(n_concepts):
-                width = flow[step, a, b] * scale
-                if width <= 0:
-                    continue
-                colour: Any = COLOURS[a % len(COLOURS)]
-                if "foreground" in counts:
-                    colour = _mix_colours(counts["foreground"][step, a, b] / flow[step, a, b])
-                t = np.linspace(0, 1, 24)
-                ease = t * t * (3 - 2 * t)
-                x = step + 0.06 + t * 0.88
-                low = leaving[a] + (arriving[b] - leaving[a]) * ease
-                axis.fill_between(x, low, low + width, color=colour, alpha=0.45, linewidth=0)
-                leaving[a] += width
-                arriving[b] += width
-    for column in range(len(layers)):
-        for concept in range(n_concepts):
-            low, height = base[column, concept], size[column, concept] * scale
-            axis.fill_between([column - 0.06, column + 0.06], low, low + max(height, 0.002), color="#333333")
-            axis.text(column, low + height + 0.004, str(concept), ha="center", va="bottom", fontsize=6)
-    axis.set_yticks([])
-    axis.spines["left"].set_visible(False)
-    axis.set_title(f"{model}: tokens that move from concept to concept", fontsize=10)
-    axis.set_xticks(range(len(layers)), [str(layer) for layer in layers])
-    if "foreground" in counts:
-        axis.text(
-            0.0, -0.02, "blue: background tokens, red: foreground", fontsize=7, va="top", transform=axis.transAxes
-        )
-    if tests is not None:
-        below = axes[1][0]
-        middle = np.arange(len(layers) - 1) + 0.5
-        below.bar(middle, np.nan_to_num(tests["bifurcation"]), width=0.5, color="#8e5ea2", label="score")
-        below.plot(middle, tests["expected"], "_", color="#333333", markersize=14, label="with masks of other images")
-        for x, score, p in zip(middle, tests["bifurcation"], tests["p_corrected"], strict=True):
-            if np.isfinite(score):
-                below.text(x, score, f"p={p:.3f}", ha="center", va="bottom", fontsize=6)
-        below.set_ylim(0, 1.15 * max(float(np.nanmax(np.append(tests["bifurcation"], 0.1))), 0.1))
-        below.set_ylabel("bifurcation", fontsize=8)
-        below.set_xlabel("layer", fontsize=9)
-        below.legend(fontsize=6, frameon=False)
-    return figure
-
-
-def _mix_colours(share: float) -> tuple[float, float, float]:
-    figure, ground = (np.array([int(c[i : i + 2], 16) for i in (1, 3, 5)]) / 255 for c in (FOREGROUND, BACKGROUND))
-    mixed = share * figure + (1 - share) * ground
-    return float(mixed[0]), float(mixed[1]), float(mixed[2])
+def draw_circle(place: Floats, radius: float, colour: str) -> Circle:
+    """Return the outline of a concept."""
+    return Circle((float(place[0]), float(place[1])), radius, facecolor="none", edgecolor=colour, linewidth=1.0)
 
 
 def plot_trajectories(
@@ -161,28 +106,44 @@ def plot_trajectories(
     paths: Floats,
     names: Sequence[str],
     *,
+    style: FigureStyle,
     controls: Sequence[str],
 ) -> Figure:
-    """Draw each token's way over the map with an arrow per layer, its first and last layer named.
+    """Draw each token's way over the map in one colour, with an arrow per layer and its name at the end.
+
+    Names stand at the right, in the order of the paths' ends, each with a line to its own.
 
     cloud : (n, 2) sampled nodes
     paths : (token, layer, 2)
     """
-    figure, axes = new_figure(1, 1, width=8, height=6.5, controls=controls)
+    beside = min(0.4 * style.width, max(map(len, names)) * style.letter * 0.9 + 6)
+    height = max(0.72 * (style.width - beside), (len(names) + 2) * style.line + 12)
+    figure, axes = new_figure(1, 1, style=style, height=height, controls=controls)
     axis = axes[0][0]
-    axis.scatter(*cloud.T, s=2, color="#cfcfcf", linewidths=0)
-    for index, (path, name) in enumerate(zip(paths, names, strict=True)):
-        colour = COLOURS[index % len(COLOURS)]
+    axis.scatter(*cloud.T, s=1, color="#d0d0d0", linewidths=0, rasterized=True)
+    for index, path in enumerate(paths):
+        colour, dashes = COLOURS[index % len(COLOURS)], DASHES[index // len(COLOURS) % len(DASHES)]
         for start, end in itertools.pairwise(path):
-            arrow = {"arrowstyle": "-|>", "color": colour, "lw": 1.1, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 8}
-            axis.annotate("", xy=end, xytext=start, arrowprops=arrow)
-        _cover(axis, path)
-        axis.plot(*path[0], "o", color=colour, markersize=4, label=name)
-        axis.text(*path[0], str(layers[0]), fontsize=7, color=colour, ha="right", va="bottom")
-        axis.text(*path[-1], str(layers[-1]), fontsize=7, color=colour, ha="left", va="top")
-    axis.set_title(f"{model}: tokens followed from layer {layers[0]} to {layers[-1]}", fontsize=10)
-    axis.set_aspect("equal")
-    axis.set_xticks([])
-    axis.set_yticks([])
-    axis.legend(fontsize=6, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+            arrow = {"arrowstyle": "-|>", "color": colour, "lw": 0.9, "ls": dashes, "shrinkA": 0, "shrinkB": 0}
+            axis.annotate("", xy=end, xytext=start, arrowprops={**arrow, "mutation_scale": 5})
+        cover(axis, path)
+        axis.plot(*path[0], "o", color=colour, markersize=3)
+        axis.plot(*path[-1], "s", color=colour, markersize=3)
+    name_map_axes(axis, style)
+    order = np.argsort(-paths[:, -1, 1], kind="stable")
+    for rank, index in enumerate(order):
+        colour = COLOURS[index % len(COLOURS)]
+        y = 1 - (rank + 0.5) / len(order)
+        axis.annotate(
+            names[index],
+            xy=paths[index, -1],
+            xytext=(1.03, y),
+            textcoords="axes fraction",
+            fontsize=style.small,
+            color=colour,
+            va="center",
+            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.4, "alpha": 0.7, "shrinkA": 0, "shrinkB": 2},
+        )
+    title = f"{style.name(model)}: tokens from layer {layers[0]} (dots) to {layers[-1]} (squares)"
+    axis.set_title(title, fontsize=style.font_size)
     return figure

@@ -12,6 +12,9 @@ from aligncut_cli.stages.render.phases import name_montages
 from aligncut_cli.stages.render.section import OVERVIEW
 from aligncut_cli.viz.fonts import NOWHERE, choose_font
 from aligncut_cli.viz.montage import draw_montage
+from aligncut_cli.viz.style import FigureStyle
+
+STYLE = FigureStyle("png", 85.0, 100, 7.0, {})
 
 
 @pytest.mark.parametrize(
@@ -27,8 +30,8 @@ from aligncut_cli.viz.montage import draw_montage
     ],
 )
 def test_no_montage_takes_the_place_of_another_file(tmp_path: Path, ids: list[str], names: list[str]) -> None:
-    assert name_montages(ids) == names
-    for name in [*names, OVERVIEW.removesuffix(".png")]:
+    assert name_montages(ids, "png") == names
+    for name in [*names, OVERVIEW]:
         path = tmp_path / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         assert not path.exists()
@@ -59,7 +62,8 @@ def test_a_montage_is_drawn_whatever_its_title() -> None:
     grid = np.zeros((2, 2, 3), np.uint8)
     photo = np.zeros((40, 60, 3), np.uint8)
     one, two = (
-        draw_montage(photo, {"m": [(0, grid)]}, title=title, caption="", controls=[]) for title in ("日本", "日本")
+        draw_montage(photo, {"m": [(0, grid)]}, title=title, caption="", style=STYLE, controls=[]).draw()
+        for title in ("日本", "日本")
     )
     assert isinstance(one, Image.Image)
     assert one.tobytes() == two.tobytes()

@@ -415,7 +415,7 @@ def test_patches_that_drive_the_channels_of_an_area_are_those_of_a_loop(
 
 
 def test_areas_stand_from_early_to_late() -> None:
-    from aligncut_cli.stages.activations.channels import order_regions
+    from aligncut_cli.stages.regions import order_regions
 
     assert order_regions(["EBA", "V4", "FBA", "V1", "OPA", "V3", "V2"]) == ["V1", "V2", "V3", "V4", "EBA", "FBA", "OPA"]
 

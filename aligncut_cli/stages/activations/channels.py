@@ -5,7 +5,6 @@ Memory is bounded: three blocks of one slot at a time, and the activations of th
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +17,14 @@ from aligncut_cli.maths.concepts import NearestTokens
 from aligncut_cli.params import ActivationsParams
 from aligncut_cli.stages.patches import cut_patch, load_patches
 from aligncut_cli.stages.photos import Photos
+from aligncut_cli.stages.regions import order_regions
 from aligncut_cli.stages.space import FeatureSpace
 from aligncut_cli.store.folder import write_csv
 from aligncut_cli.store.kinds.alignment import Alignment
 from aligncut_cli.store.nodes import Block, image_slices
 from aligncut_cli.store.phases import load_ahead
 from aligncut_cli.viz.sheet import Row, draw_sheet
+from aligncut_cli.viz.style import FigureStyle
 
 HEADER = ["roi", "channel", "weight", "direction", "rank", "image", "row", "column", "activation"]
 TITLE = "patches that drive the channels of each area most, early areas first; activations are means over all slots"
@@ -41,16 +42,6 @@ class RoiChannel:
     channel: int
     weight: float
     direction: int
-
-
-def order_regions(names: Sequence[str]) -> list[str]:
-    """Return regions from early to late: V1, V2, V3, ... by their number, then the rest in their order."""
-
-    def number(name: str) -> int:
-        found = re.match(r"h?V(\d)", name)
-        return int(found[1]) if found else 10
-
-    return sorted(names, key=number)
 
 
 def choose_roi_channels(
@@ -122,8 +113,8 @@ class DrivingPatches:
         nearest.add(-drive, first_image=images.start)
         np.savez(self._file(index), distance=nearest.distance, image=nearest.image, token=nearest.token)
 
-    def write(self, folder: Path, *, controls: Sequence[str]) -> None:
-        """Write channels.csv and channels.png."""
+    def write(self, folder: Path, *, style: FigureStyle, controls: Sequence[str]) -> None:
+        """Write channels.csv and the sheet of channels."""
         found = self._merge()
         table: list[list[object]] = []
         sheet = []
@@ -136,11 +127,12 @@ class DrivingPatches:
                 name = self.photos.id(image)
                 cells = [one.roi, one.channel, one.weight, one.direction, int(rank)]
                 table.append([*cells, name, row, column, activation])
-                tiles.append((name[-12:], cut_patch(self.photos, image, row, column, self.model)))
+                tiles.append((name, cut_patch(self.photos, image, row, column, self.model)))
             sign = "+" if one.direction > 0 else "-"
             sheet.append(Row(f"{one.roi}\nchannel {one.channel} {sign}", tiles))
         write_csv(folder / "channels.csv", HEADER, table, controls=controls)
-        draw_sheet(sheet, title=TITLE, controls=controls).save(folder / "channels.png")
+        sheets = draw_sheet(sheet, title=TITLE, style=style, controls=controls)
+        sheets.save(style.file(folder, "channels"))
 
     def drawn(self) -> set[int]:
         """Return the images whose patches are shown."""

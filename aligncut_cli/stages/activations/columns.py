@@ -15,5 +15,5 @@ def error_of(side: str) -> str:
 
 
 HEADER = [MODEL, LAYER, ROI, *(column for side in ROWS for column in (side, error_of(side)))]
-PLOTS = ("activations.png", "difference.png")
-"""Pictures of the same numbers."""
+PLOTS = ("activations", "difference")
+"""Pictures of the same numbers, without the ending that their format gives them."""

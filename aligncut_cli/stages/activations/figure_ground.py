@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aligncut_cli.console import Console
+from aligncut_cli.console import Console, format_table
 from aligncut_cli.controls import title_with_controls
 from aligncut_cli.masks import MaskSet
 from aligncut_cli.maths.activations import ROWS, FigureGroundActivation, average_over_roi
@@ -19,6 +19,7 @@ from aligncut_cli.maths.grid import weigh_tokens_by_class
 from aligncut_cli.stages.activations.columns import DIFFERENCE, HEADER, PLOTS, TABLE
 from aligncut_cli.stages.patches import load_patches
 from aligncut_cli.stages.photos import Photos
+from aligncut_cli.stages.regions import place_regions
 from aligncut_cli.stages.space import FeatureSpace
 from aligncut_cli.store.folder import write_csv
 from aligncut_cli.store.kinds.alignment import Alignment
@@ -26,6 +27,7 @@ from aligncut_cli.store.nodes import Block, ModelAxes, NodeAxes, image_slices
 from aligncut_cli.store.phases import load_ahead
 from aligncut_cli.viz.concept_plots import plot_activations, plot_difference
 from aligncut_cli.viz.figures import save_figure
+from aligncut_cli.viz.style import FigureStyle
 
 Floats = NDArray[np.float64]
 
@@ -125,8 +127,8 @@ class Activations:
             "its_roi": self.rois[int(roi)],
         }
 
-    def write(self, folder: Path, *, controls: Sequence[str]) -> None:
-        """Write the table, and plots by area and by slot."""
+    def write(self, folder: Path, *, style: FigureStyle, controls: Sequence[str]) -> None:
+        """Write the table, and plots by area, early ones first, and by slot."""
         rows: list[list[object]] = []
         for model in self.axes.models:
             for at, layer in enumerate(model.layers):
@@ -135,16 +137,20 @@ class Activations:
                     rows.append([model.name, layer, name, *(float(value) for pair in pairs for value in pair)])
         write_csv(folder / TABLE, HEADER, rows, controls=controls)
         layers = {model.name: list(model.layers) for model in self.axes.models}
+        places = place_regions(self.rois)
+        rois = [self.rois[at] for at in places]
+        both = [{name: values[..., places] for name, values in side.items()} for side in (self.mean, self.error)]
+        difference = [values[:, places] for values in self.difference()]
         figures = (
-            plot_activations(self.rois, layers, self.mean, self.error, controls=controls),
-            plot_difference(self.rois, self.slots, *self.difference(), controls=controls),
+            plot_activations(rois, layers, *both, style=style, controls=controls),
+            plot_difference(rois, self.slots, *difference, style=style, controls=controls),
         )
         for name, figure in zip(PLOTS, figures, strict=True):
-            save_figure(figure, folder / name)
+            save_figure(figure, style.file(folder, name))
 
-    def show(self, console: Console, *, controls: Sequence[str]) -> None:
-        """Show the difference of every slot over all voxels."""
+    def as_text(self, *, controls: Sequence[str]) -> str:
+        """Return the table of the difference of every slot over all voxels."""
         columns = [values[:, 0].tolist() for values in self.difference()]
         rows = [[slot, *map(finite_or_none, pair)] for slot, *pair in zip(self.slots, *columns, strict=True)]
         title = title_with_controls("foreground minus background, mean over all voxels", controls)
-        console.table(["slot", "difference", "error"], rows, title=title)
+        return format_table(["slot", "difference", "error"], rows, title=title)

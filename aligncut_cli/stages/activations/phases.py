@@ -18,6 +18,7 @@ from aligncut_cli.stages.activations.similarity import TokenSimilarity
 from aligncut_cli.stages.device import settle_device
 from aligncut_cli.stages.photos import Photos
 from aligncut_cli.stages.space import FeatureSpace
+from aligncut_cli.stages.style import read_style
 from aligncut_cli.store.kinds.alignment import Alignment
 from aligncut_cli.store.nodes import ModelAxes, TokenPlace, parse_token, require_tokens
 from aligncut_cli.store.phases import Phase, single_step
@@ -45,6 +46,7 @@ class ActivationsStage:
         self.space = FeatureSpace.universal(source, alignment, settle_device(work))
         self.photos = Photos(self.space.features.images(), photos)
         self.roi_names: list[str] = []
+        self.style = read_style(params, source.axes.names)
         self.controls = collect_controls(source, alignment)
         require_tokens(self.axes, source.path)
         self.space.require()
@@ -140,27 +142,30 @@ class ActivationsStage:
     def _compare(self, index: int, token: tuple[str, TokenPlace], data: None) -> None:
         self.work.staging.mkdir(exist_ok=True)
         if self.similarity is not None:
-            self.similarity.write(self.work.staging, *token, controls=self.controls)
+            self.similarity.write(self.work.staging, *token, style=self.style, controls=self.controls)
 
     def _write_tables(self) -> None:
         self.work.staging.mkdir(exist_ok=True)
         if self.pooled is not None:
-            Activations.of(self.pooled, self.roi_names).write(self.work.staging, controls=self.controls)
+            Activations.of(self.pooled, self.roi_names).write(
+                self.work.staging, style=self.style, controls=self.controls
+            )
         if self.channels is not None:
-            self.channels.write(self.work.staging, controls=self.controls)
+            self.channels.write(self.work.staging, style=self.style, controls=self.controls)
 
     # ending
 
     def finish(self) -> Outcome:
         """Give the folder its name, with the largest difference."""
         summary: dict[str, Any] = {"images": len(self.photos), "rois": len(self.roi_names)}
+        said = []
         if self.pooled is not None:
             found = Activations.of(self.pooled, self.roi_names)
-            found.show(self.console, controls=self.controls)
+            said.append(found.as_text(controls=self.controls))
             summary |= found.summary()
         drawn = set() if self.channels is None else self.channels.drawn()
         if self.similarity is not None:
             drawn |= {image for _, place in self.places for image in self.similarity.shown(place)}
         self.photos.look_for(drawn)  # another process may have drawn them
         self.photos.say_missing(self.console)
-        return self.work.finish(models=self.axes.names, summary=summary, controls=self.controls)
+        return self.work.finish(models=self.axes.names, summary=summary, said=said, controls=self.controls)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from aligncut_cli.console import Console
 from aligncut_cli.errors import UsageError
 from aligncut_cli.params import ActivationsParams, RunOptions, as_record
-from aligncut_cli.stages.inputs import open_mask_input
+from aligncut_cli.stages.inputs import MASK_PARAMS, open_mask_input, require_background
 from aligncut_cli.store.phases import Stage, run_stage
 from aligncut_cli.store.provenance import Identity
 from aligncut_cli.store.read import Store, open_store
@@ -18,7 +18,7 @@ from aligncut_cli.store.run import Outcome, Work
 if TYPE_CHECKING:
     from aligncut_cli.masks import MaskSet
 
-VERSION = 2
+VERSION = 3
 
 
 def run(
@@ -43,6 +43,7 @@ def run(
     source, aligned = open_store(features, "features"), open_store(alignment, "alignment")
     stores = [source, aligned]
     truth = open_mask_input(masks, params, classes=classes, console=console)
+    require_background(truth.masks)
     identity = Identity(
         stage="activations",
         version=VERSION,
@@ -50,7 +51,7 @@ def run(
         params=as_record(params),
         inputs=[*(store.as_input for store in stores), *truth.records],
         extra={"masks_format": truth.format} | ({} if photos is None else {"photos": str(photos)}),
-        loose=["masks_format", "threshold", "split", "seed"],
+        loose=[*MASK_PARAMS, "seed"],
     )
 
     build = partial(_build, source, aligned, truth.masks, params, photos)

@@ -89,7 +89,7 @@ def describe_activations(store: Store, files: Files) -> list[PageBlock]:
                 "folded": model != models[0],
             }
         )
-    return blocks + describe_folder(store, files, leave_out=PLOTS, captions=CAPTIONS)
+    return blocks + describe_folder(store, files, leave_out=[f"{name}.png" for name in PLOTS], captions=CAPTIONS)
 
 
 def _round_up(value: float) -> float:

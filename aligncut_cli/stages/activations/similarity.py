@@ -21,11 +21,14 @@ from aligncut_cli.store.folder import write_csv
 from aligncut_cli.store.kinds.alignment import Alignment
 from aligncut_cli.store.nodes import Block, Slot, TokenPlace, image_slices
 from aligncut_cli.store.phases import load_ahead
-from aligncut_cli.viz.concept_plots import heat_over_photo
-from aligncut_cli.viz.sheet import Row, draw_sheet
+from aligncut_cli.viz.canvas import Pixels
+from aligncut_cli.viz.concept_plots import heat_over_photo, heat_scale
+from aligncut_cli.viz.sheet import Row, Scale, draw_sheet
+from aligncut_cli.viz.style import FigureStyle
 
-TILE = 112
-TILES_PER_ROW = 8
+TILE = 224
+BEYOND = 0.005
+"""Share of the patches shown whose similarity lies beyond the scale."""
 
 
 class TokenSimilarity:
@@ -44,8 +47,8 @@ class TokenSimilarity:
         self.photos, self.params, self.console = photos, params, console
         self.model = space.axes[slot.model]
 
-    def write(self, folder: Path, text: str, place: TokenPlace, *, controls: Sequence[str]) -> None:
-        """Write similarity-TOKEN.npy, .csv and .png.
+    def write(self, folder: Path, text: str, place: TokenPlace, *, style: FigureStyle, controls: Sequence[str]) -> None:
+        """Write similarity-TOKEN.npy, .csv and a sheet.
 
         text : how the token is named
         """
@@ -58,8 +61,15 @@ class TokenSimilarity:
         header = ["token", "slot", "image", "mean similarity", "highest similarity"]
         write_csv(folder / f"{name}.csv", header, table, controls=controls)
         where = "the brain's space" if self.params.space == "brain" else "the universal space"
-        title = f"cosine similarity to {text} at {self.slot}, in {where}: red 1, blue -1"
-        draw_sheet(self._rows(similar, place), title=title, controls=controls).save(folder / f"{name}.png")
+        reach = self._reach(similar, place)
+        sheet = draw_sheet(
+            [Row("", self._tiles(similar / reach, place))],
+            title=f"cosine similarity to {text} at {style.slot(str(self.slot))}, in {where}",
+            style=style,
+            controls=controls,
+            scale=Scale(heat_scale(), (f"{-reach:.2f}", "0", f"{reach:.2f}"), "cosine; beyond the ends as at the ends"),
+        )
+        sheet.save(style.file(folder, name))
 
     def shown(self, place: TokenPlace) -> list[int]:
         """Return the images that are drawn beside a token: its own, then the first others."""
@@ -90,7 +100,13 @@ class TokenSimilarity:
     def _map(self, rows: NDArray[np.float16]) -> NDArray[Any]:
         return self.space.map_rows(rows, self.slot).cpu().numpy()
 
-    def _rows(self, similar: NDArray[np.float32], place: TokenPlace) -> list[Row]:
+    def _reach(self, similar: NDArray[np.float32], place: TokenPlace) -> float:
+        """Return what the colours reach to: all but the highest few cosines that are shown, without the token's own."""
+        shown = np.abs(similar[self.shown(place)])
+        shown[0, place.row, place.column] = np.nan
+        return max(0.01, float(np.nanquantile(shown, 1 - BEYOND)))
+
+    def _tiles(self, similar: NDArray[np.float32], place: TokenPlace) -> list[tuple[str, Pixels]]:
         """Return tiles of the token's own image, with and without similarity, and of the others."""
         grid, tiles = self.model.grid, []
         for image in self.shown(place):
@@ -101,8 +117,8 @@ class TokenSimilarity:
             if image == place.image:
                 tile = _frame(tile, grid, place)
                 tiles.append(("the token", _frame(photo, grid, place)))
-            tiles.append((self.photos.id(image)[-24:], tile))
-        return [Row("", tiles[start : start + TILES_PER_ROW]) for start in range(0, len(tiles), TILES_PER_ROW)]
+            tiles.append((self.photos.id(image), tile))
+        return tiles
 
 
 def _file_name(text: str) -> str:

@@ -77,12 +77,13 @@ class ConsensusStage:
         """Give the store its name, and show what is shared on held-out images."""
         record = json.loads((self.work.wip / "consensus-0.json").read_text(encoding="utf-8"))
         summary = {"target": "consensus", "images": self.data.n_images, "consensus": record}
-        outcome = self.work.finish(
-            models=self.data.features.axes.names, summary=summary, controls=self.controls, responses={}
+        return self.work.finish(
+            models=self.data.features.axes.names,
+            summary=summary,
+            said=format_consensus(record, self.controls),
+            controls=self.controls,
+            responses={},
         )
-        for line in format_consensus(record, self.controls):
-            self.console.note(line)
-        return outcome
 
 
 def find_fold_consensus(data: FeatureData, fold: int, *, device: torch.device, console: Console) -> SharedMaps:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aligncut_cli.brain.join import join_images
+from aligncut_cli.brain.subjects import join_subjects
 from aligncut_cli.brain.table import Responses
 from aligncut_cli.errors import BadInput
 from aligncut_cli.maths.control_targets import draw_random_targets, shuffle_pairs
@@ -183,31 +183,25 @@ class FeatureData:
 
 
 class AlignmentData(FeatureData):
-    """Features and responses of the images that have both.
+    """Features and responses of the images that have both; responses are given by the subject's name."""
 
-    joined : where each lies in the features and in the responses
-    """
-
-    def __init__(self, features: Features, responses: Responses, params: AlignParams) -> None:
-        self.responses = responses
-        self.joined = join_images(
+    def __init__(self, features: Features, responses: Mapping[str, Responses], params: AlignParams) -> None:
+        self.responses = join_subjects(
             features.ids,
-            responses.ids,
-            n_responses=responses.shape[0],
+            responses,
             paths=[str(path) for path in features.images()["path"]],
             order=None if params.order == "auto" else params.order,
-            usable=responses.usable,
         )
-        super().__init__(features, self.joined.feature_rows, params)
+        super().__init__(features, self.responses.feature_rows, params)
 
     @property
     def n_voxels(self) -> int:
         """Return how many voxels respond."""
-        return self.responses.shape[1]
+        return self.responses.n_voxels
 
     def read_targets(self, control_seed: int) -> Float:
         """Return the responses, (images, voxels), or what the control puts in their place."""
-        rows = self.joined.response_rows
+        rows = np.arange(self.n_images)
         if self.params.control == "shuffle":
             rows = rows[shuffle_pairs(len(rows), seed=control_seed)]
         values = self.responses.read(rows)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +24,23 @@ from aligncut_cli.maths.alignment_fit import (
     standardize_responses,
 )
 from aligncut_cli.maths.alignment_start import (
+    MIN_STANDARD_ERRORS,
     AlignmentStart,
     start_at_random,
     start_from_consensus,
     start_from_responses,
+    start_from_ridge,
 )
 from aligncut_cli.maths.centring import CentredMaps
 from aligncut_cli.maths.encoding import AlignmentMaps, iterate_slots, predict_from_pooled
-from aligncut_cli.maths.ridge import RidgeFit, choose_penalty, decompose_kernel, measure_slot, predict_by_ridge
+from aligncut_cli.maths.ridge import (
+    RidgeFit,
+    SlotStatistics,
+    choose_penalty,
+    decompose_kernel,
+    measure_slot,
+    predict_by_ridge,
+)
 from aligncut_cli.maths.split_images import ImageSplit
 from aligncut_cli.params import AlignParams
 from aligncut_cli.stages.align.data import Float, Index, NodeSample
@@ -79,13 +89,16 @@ class FitData:
     @cached_property
     def ridge(self) -> RidgeFit:
         """Return the better of two ridges on all slots' means: as they are, and with every slot as large as any."""
-        n_slots = len(self.statistics)
+        return self._fit_ridge(self.pooled, self.statistics)
+
+    def _fit_ridge(self, pooled: Sequence[Float], statistics: Sequence[SlotStatistics]) -> RidgeFit:
+        n_slots = len(statistics)
         with self.console.progress("ridge", 2 * n_slots, unit="slots") as progress:
 
             def fit(equalize: bool) -> RidgeFit:
                 kernel = decompose_kernel(
-                    self.pooled,
-                    self.statistics,
+                    pooled,
+                    statistics,
                     self.split.train,
                     equalize=equalize,
                     device=self.device,
@@ -149,11 +162,40 @@ class FitData:
                 progress=progress.reach,
             )
         if start.shrunk < 1:
+            gain, error = start.gain
             self.console.warn(
-                f"on the {len(self.split.validation)} validation images the ridge is not surely better than the mean "
-                f"response, so the fit starts at {start.shrunk:.2f} of its prediction"
+                f"tested was whether the closed-form start has a lower squared error than the mean response on the "
+                f"{len(self.split.validation)} validation images: it is lower by {gain:.3f} of that error, standard "
+                f"error {error:.3f}, which is less than {MIN_STANDARD_ERRORS:g} of these; so the fit starts at "
+                f"{start.shrunk:.2f} of this prediction"
             )
         return start
+
+    def start_from_ridge(self, *, universal_dim: int, centre: bool) -> AlignmentStart:
+        """Return maps that predict what a ridge on all slots does; `centre` fits it to what centred maps can see."""
+        pooled, statistics = list(self.pooled), self.statistics
+        if centre:
+            parts = zip(self.centring, self.pooled, strict=True)
+            pooled = [part.remove(torch.from_numpy(values)).numpy() for part, values in parts]
+            statistics = [measure_slot(values, self.split.train) for _, _, values in iterate_slots(pooled)]
+        ridge = self._fit_ridge(pooled, statistics)
+        start = start_from_ridge(
+            pooled,
+            statistics,
+            ridge,
+            self.targets,
+            self.split,
+            self.nodes.train,
+            token_statistics=self.statistics,
+            universal_dim=universal_dim,
+            voxels_per_block=VOXELS_PER_BLOCK,
+        )
+        if not centre:
+            return start
+        weights = [
+            part.to(weight.device).project(weight) for part, weight in zip(self.centring, start.weights, strict=True)
+        ]
+        return replace(start, weights=tuple(weights))
 
 
 class Checkpoint:
@@ -210,34 +252,49 @@ def fit_settings(params: AlignParams, seed: int) -> FitSettings:
     )
 
 
+def choose_fallback(params: AlignParams, data: FitData) -> Callable[[], AlignmentStart] | None:
+    """Return what makes the maps that stand in for a fit that loses to the ridge; None where it is the paper's own."""
+    ours = (params.target, params.start, params.select) == ("brain", "responses", "r2")
+    return partial(data.start_from_ridge, universal_dim=params.channels, centre=params.centre) if ours else None
+
+
 def fit_alignment(
     data: FitData,
     settings: FitSettings,
     *,
     start: Callable[[], AlignmentStart],
     centre: bool,
+    fallback: Callable[[], AlignmentStart] | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> AlignmentFit:
     """Minimize Eq. 10 until no epoch is better; returns the finished fit, whose `best` is the maps and the readout.
 
+    A fit that predicts the validation images less well than the ridge on the same features, by more than the tolerance,
+    is replaced with the maps of that ridge, if these do better.
+
     start      : makes where it begins, unless a checkpoint says so
     centre     : keep every slot's mean token at zero
+    fallback   : makes the ridge's maps; None keeps the fit whatever it predicts
     checkpoint : where to go on from, and to keep the state
     """
     console = data.console
     state = None if checkpoint is None else checkpoint.load()
-    fit = AlignmentFit(
-        data.pooled,
-        data.targets,
-        data.nodes.train,
-        data.nodes.validation,
-        data.statistics,
-        data.split,
-        state or start(),
-        settings,
-        device=data.device,
-        centring=data.centring if centre else None,
-    )
+
+    def begin(at: AlignmentStart | FitState, settings: FitSettings) -> AlignmentFit:
+        return AlignmentFit(
+            data.pooled,
+            data.targets,
+            data.nodes.train,
+            data.nodes.validation,
+            data.statistics,
+            data.split,
+            at,
+            settings,
+            device=data.device,
+            centring=data.centring if centre else None,
+        )
+
+    fit = begin(state or start(), settings)
     label = f"fit seed {settings.seed}"
     with console.progress(label, settings.epochs, unit="epochs", done=len(fit.history) - 1) as progress:
         _show(fit.history[-1], progress, console)
@@ -247,7 +304,19 @@ def fit_alignment(
             _show(record, progress, console)
             if checkpoint is not None:
                 checkpoint.save(fit)
-    return fit
+    if fallback is None:
+        return fit
+    reached, wanted = fit.best_record.validation_r2, data.ridge.validation_r2
+    if reached >= wanted - settings.tolerance:
+        return fit
+    other = begin(fallback(), replace(settings, epochs=0))
+    if other.best_record.validation_r2 <= reached:
+        return fit
+    console.warn(
+        f"on the {len(data.split.validation)} validation images the fit has R2 {reached:.3f} and a ridge on the same "
+        f"features {wanted:.3f}; the ridge's maps (R2 {other.best_record.validation_r2:.3f}) are kept in its place"
+    )
+    return other
 
 
 def _show(record: EpochRecord, progress: Progress, console: Console) -> None:

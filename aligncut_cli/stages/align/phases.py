@@ -22,7 +22,7 @@ from aligncut_cli.params import AlignParams
 from aligncut_cli.stages.align.consensus import estimate_memory, format_consensus
 from aligncut_cli.stages.align.consensus_phases import find_fold_consensus, write_consensus
 from aligncut_cli.stages.align.data import NODE_IMAGES, NODE_TOKENS, AlignmentData, Job, list_jobs
-from aligncut_cli.stages.align.fit import Checkpoint, FitData, fit_alignment, fit_settings
+from aligncut_cli.stages.align.fit import Checkpoint, FitData, choose_fallback, fit_alignment, fit_settings
 from aligncut_cli.stages.align.scores import (
     Predictions,
     choose_shown_voxels,
@@ -32,7 +32,7 @@ from aligncut_cli.stages.align.scores import (
     summarize_scores,
 )
 from aligncut_cli.stages.device import settle_device
-from aligncut_cli.stages.inputs import ResponsePaths
+from aligncut_cli.stages.response_paths import ResponsePaths
 from aligncut_cli.store.kinds.alignment import (
     BIAS,
     DEVIATION,
@@ -75,17 +75,26 @@ class AlignStage:
         self.synthetic = paths.are_synthetic()
         self.controls = [] if params.control == "none" else [params.control]
         self.device = settle_device(work)
-        self.responses = load_responses(
-            paths.responses,
-            image_ids=paths.image_ids,
-            rois=paths.rois,
-            noise_ceiling=paths.noise_ceiling,
-            drop_nan_voxels=params.drop_nan_voxels,
-            drop_nan_images=params.drop_nan_images,
-            average_repeats=params.average_repeats,
-        )
-        self.data = AlignmentData(Features(source), self.responses, params)
-        self.console.note(self.data.joined.describe())
+        responses = {
+            name: load_responses(
+                subject.responses,
+                image_ids=subject.image_ids,
+                rois=subject.rois,
+                noise_ceiling=subject.noise_ceiling,
+                drop_nan_voxels=params.drop_nan_voxels,
+                drop_nan_images=params.drop_nan_images,
+                average_repeats=params.average_repeats,
+            )
+            for name, subject in paths.subjects.items()
+        }
+        self.data = AlignmentData(Features(source), responses, params)
+        self.responses = self.data.responses
+        for line in self.responses.describe():
+            self.console.note(line)
+        if len(responses) > 1:
+            n_images = len(self.data.features.ids)
+            seen = f"{self.data.n_images:,} of {n_images:,} images were seen by all {len(responses)} subjects"
+            self.console.note(seen)
         self.jobs = list_jobs(params)
         self.n_runs = len({job.run for job in self.jobs})
         self.writer = Writer(work.staging)
@@ -170,6 +179,7 @@ class AlignStage:
             fit_settings(self.params, job.seed),
             start=lambda: self._start(job, data),
             centre=self.params.centre,
+            fallback=choose_fallback(self.params, data),
             checkpoint=Checkpoint(self.work.scratch / f"fit-{job.number}.safetensors", self.console),
         )
         self._write_maps(job, restore_units(fit.best, data.mean, data.deviation))
@@ -268,22 +278,20 @@ class AlignStage:
         doubt = None if self.controls else suspect_pairing(scores["ridge_r"], len(main.measured))
         summary = self._summarize(main)
         fits = [json.loads((self.work.wip / f"fit-{job.number}.json").read_text()) for job in self.jobs]
-        outcome = self.work.finish(
+        warned = [] if doubt is None else [" ".join([doubt, *self.responses.describe()])]
+        if summary["test_images"] < FEW_IMAGES:
+            few = f"{summary['test_images']} test images are too few for scores and intervals to say much"
+            warned.insert(0, few)
+        return self.work.finish(
             models=self.data.features.axes.names,
             summary=summary,
+            said=[*describe_consensus(summary, self.controls), *format_scores(summary, self.controls)],
+            warned=warned,
             controls=self.controls,
-            responses=dict(self.responses.record)
-            | {"synthetic": self.synthetic, "pairing": {**self.data.joined.record, "suspected": doubt is not None}},
+            responses=self.responses.record | {"synthetic": self.synthetic, "suspected": doubt is not None},
             fits=fits,
             slot_rois=[EVERY_VOXEL, *(name for name, mask in self.responses.rois.items() if mask.any())],
         )
-        for line in (*describe_consensus(summary, self.controls), *format_scores(summary, self.controls)):
-            self.console.note(line)
-        if summary["test_images"] < FEW_IMAGES:
-            self.console.warn(f"{summary['test_images']} test images are too few for scores and intervals to say much")
-        if doubt is not None:
-            self.console.warn(f"{doubt} {self.data.joined.describe()}")
-        return outcome
 
     def _summarize(self, main: Predictions) -> dict[str, Any]:
         r, ridge_r = self.writer.read(SEED_R.at()), main.score()["ridge_r"]

@@ -9,14 +9,15 @@ from pathlib import Path
 from aligncut_cli.console import Console
 from aligncut_cli.errors import UsageError
 from aligncut_cli.params import AlignParams, ApplyParams, RunOptions, as_record
-from aligncut_cli.stages.inputs import ResponsePaths
+from aligncut_cli.stages.response_paths import ResponsePaths
+from aligncut_cli.stages.style import STYLE_PARAMS, style_record
 from aligncut_cli.store.phases import Stage, run_stage
 from aligncut_cli.store.provenance import Identity
 from aligncut_cli.store.read import Store, open_store
 from aligncut_cli.store.run import Outcome, Work
 
-VERSION = 2
-FIGURES_VERSION = 1
+VERSION = 3
+FIGURES_VERSION = 2
 
 
 def run(
@@ -43,12 +44,14 @@ def run(
         kind="alignment",
         params=as_record(params),
         inputs=[source.as_input, *([] if paths is None else [paths.as_input()])],
+        loose=STYLE_PARAMS,
     )
 
     build = partial(_build, source, paths, params)
     outcome = run_stage(identity, options, console, inputs=[source.path], build=build)
     if figures is not None and outcome.plan is None:
-        draw(outcome.path, replace(options, output=figures), console)
+        draw(outcome.path, params, replace(options, output=figures), console)
+        console.note(f"tables and pictures are in {figures}")
     return outcome
 
 
@@ -62,17 +65,21 @@ def _build(source: Store, paths: ResponsePaths | None, params: AlignParams, work
     return AlignStage(work, source, paths, params)
 
 
-def draw(alignment: Path, options: RunOptions, console: Console) -> Outcome:
+def draw(alignment: Path, params: AlignParams, options: RunOptions, console: Console) -> Outcome:
     """Write CSV tables and a heat map of an alignment to a folder; returns its path."""
     source = open_store(alignment, "alignment")
     identity = Identity(
-        stage="align --figures", version=FIGURES_VERSION, kind="folder", params={}, inputs=[source.as_input]
+        stage="align --figures",
+        version=FIGURES_VERSION,
+        kind="folder",
+        params=style_record(params),
+        inputs=[source.as_input],
     )
 
     def build(work: Work) -> Stage:
         from aligncut_cli.stages.align.figures import AlignFigures
 
-        return AlignFigures(work, source, console)
+        return AlignFigures(work, source, params, console)
 
     return run_stage(identity, options, console, inputs=[source.path], build=build)
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from aligncut_cli.maths.response_scores import average_over_rois
 from aligncut_cli.stages.blocks import Files, PageBlock, Section, name_of, table_block
+from aligncut_cli.stages.regions import order_regions
 from aligncut_cli.store.kinds.alignment import CEILING, CONSENSUS_R2, R2, RIDGE_R, RIDGE_R2, Alignment, R
 from aligncut_cli.store.read import Store
 from aligncut_cli.viz.page import finite
@@ -34,8 +35,8 @@ def describe_alignment(store: Store, files: Files) -> list[PageBlock]:
     }
     if ceiling is not None:
         scores["ceiling"] = average_over_rois(ceiling, rois)
-    order = store.record.get("responses", {}).get("rois", {})
-    rois = {name: rois[name] for name in [*(n for n in order if n in rois), *(n for n in rois if n not in order)]}
+    order = [name for name in store.record.get("responses", {}).get("rois", {}) if name in rois]
+    rois = {name: rois[name] for name in order_regions([*order, *(name for name in rois if name not in order)])}
     names = [name for name in (*rois, "all") if scores["R²"].get(name) is not None]
     size = {name: int(mask.sum()) for name, mask in rois.items()}
     size["all"] = alignment.shape[1]

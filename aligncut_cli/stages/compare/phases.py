@@ -26,6 +26,7 @@ from aligncut_cli.stages.compare.relations import (
 )
 from aligncut_cli.stages.device import settle_device
 from aligncut_cli.stages.space import FeatureSpace
+from aligncut_cli.stages.style import read_style
 from aligncut_cli.store.folder import write_csv
 from aligncut_cli.store.nodes import Block, image_slices
 from aligncut_cli.store.phases import Phase, load_ahead, single_step
@@ -60,6 +61,7 @@ class CompareStage:
         self.source = FeatureSpace.of(source, None, device)
         self.spaces, self.own_controls = {"before": self.source}, {"before": collect_controls(source)}
         self.controls = collect_controls(source, fitted)
+        self.style = read_style(params, source.axes.names)
         if fitted is not None:
             self.spaces["after"] = FeatureSpace.of(source, fitted, device)
             self.own_controls["after"] = self.controls
@@ -133,7 +135,7 @@ class CompareStage:
         sums = self._no_sums()
         self._add_tokens(sums, values)
         self._relations.add(images, values)
-        arrays: dict[str, NDArray[Any]]
+        arrays: dict[str, Any]
         arrays = {f"tokens.{slot}": rows for slot, rows in enumerate(self._relations.take(images))}
         for name, (similarity, shares) in sums.items():
             arrays |= {f"{name}.similarity.{key}": value for key, value in similarity.state().items()}
@@ -206,7 +208,8 @@ class CompareStage:
         write_csv(folder / "shares.csv", SHARES_HEADER, lines, controls=[])  # a control is said of its own line only
         titled = {f"{name} alignment": matrix for name, matrix in matrices.items()}
         label = "mean cosine of the same token"
-        draw_matrices(folder / "similarity.png", titled, labels, low=-1, label=label, controls=self.controls)
+        where = self.style.file(folder, "similarity")
+        draw_matrices(where, titled, labels, low=-1, label=label, style=self.style, controls=self.controls)
 
     def _write_square(self, name: str, matrix: NDArray[np.float64], controls: Sequence[str]) -> None:
         labels = [str(slot) for slot in self.slots]
@@ -222,20 +225,23 @@ class CompareStage:
             self._write_square(f"{name}-shuffled.csv", relation.shuffled, controls)
             titled[MEASURES[name]] = relation.measured
             titled[f"{MEASURES[name]}, images exchanged"] = relation.shuffled
-        draw_matrices(folder / "relations.png", titled, labels, low=0, label="from none to all", controls=controls)
+        where = self.style.file(folder, "relations")
+        label = "share in common (0 none, 1 all)"
+        draw_matrices(where, titled, labels, low=0, label=label, style=self.style, controls=controls)
 
     def finish(self) -> Outcome:
         """Give the folder its name, and say how alike the models are."""
         found = json.loads((self.work.wip / "found.json").read_text(encoding="utf-8"))
+        said = []
         for name, mean in found["between_models"].items():
             text = "not defined" if mean is None else f"{mean:.3f}"
-            self.console.note(
+            said.append(
                 f"{name} alignment: mean cosine of the same token between models {text}; "
                 f"share of the tokens' variance that lies between: {Shares(**found['shares'][name]).describe()}"
             )
-        self.console.note(f"before alignment, mean over pairs of slots: {describe({k: found[k] for k in MEASURES})}")
+        said.append(f"before alignment, mean over pairs of slots: {describe({k: found[k] for k in MEASURES})}")
         summary = {**found, "images": self.n_images}
-        return self.work.finish(models=self.axes.names, summary=summary, controls=self.controls)
+        return self.work.finish(models=self.axes.names, summary=summary, said=said, controls=self.controls)
 
 
 def _pick(arrays: Mapping[str, NDArray[Any]], start: str) -> dict[str, NDArray[Any]]:

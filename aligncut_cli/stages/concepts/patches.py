@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,10 @@ from aligncut_cli.stages.patches import Centres, cut_patch
 from aligncut_cli.stages.photos import Photos
 from aligncut_cli.store.folder import write_csv
 from aligncut_cli.viz.sheet import Row, draw_sheet
+from aligncut_cli.viz.style import FigureStyle
+
+MOST_SLOTS = 2
+"""Slots that a row of patches names."""
 
 
 @dataclass(frozen=True, order=True)
@@ -54,26 +59,31 @@ def draw_patches(
     photos: Photos,
     *,
     n_patches: int,
+    style: FigureStyle,
     controls: Sequence[str],
 ) -> None:
-    """Write patches.csv and patches.png.
+    """Write patches.csv and a sheet of patches; a row says once which slots its patches are of.
 
     counts    : (concept,) members of each concept
     n_patches : at most so many of each
     """
     sheet, table = [], []
     for concept, nearest in enumerate(find_nearest(members, len(centres.places))):
-        tiles = []
+        tiles, shown = [], []
         for patch in nearest[:n_patches]:
             slot = members.slots[patch.slot]
             model = members.source.axes[slot.model]
             row, column = divmod(patch.token, model.grid[1])
-            tiles.append((str(slot), cut_patch(photos, patch.image, row, column, model)))
+            shown.append(style.slot(str(slot)))
+            tiles.append((photos.id(patch.image), cut_patch(photos, patch.image, row, column, model)))
             inside = patch.distance <= centres.radius**2
             name, distance = photos.id(patch.image), float(np.sqrt(patch.distance))
             table.append([concept, str(slot), name, row, column, distance, int(inside)])
-        sheet.append(Row(f"{concept}\n{counts[concept]:,} tokens", tiles))
+        slots = [slot for slot, _ in Counter(shown).most_common(MOST_SLOTS)]
+        more = len(set(shown)) - len(slots)
+        named = ", ".join(slots) + (f" and {more} more" if more else "")
+        sheet.append(Row(f"concept {concept}\n{counts[concept]:,} tokens\n{named}", tiles))
     header = ["concept", "slot", "image", "row", "column", "distance", "inside"]
     write_csv(folder / "patches.csv", header, table, controls=controls)
     title = "patches nearest to each concept's centre"
-    draw_sheet(sheet, title=title, controls=controls).save(folder / "patches.png")
+    draw_sheet(sheet, title=title, style=style, controls=controls).save(style.file(folder, "patches"))

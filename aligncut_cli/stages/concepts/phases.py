@@ -21,6 +21,7 @@ from aligncut_cli.stages.concepts.tables import Findings, Readout
 from aligncut_cli.stages.patches import Centres, place_concepts
 from aligncut_cli.stages.photos import Photos
 from aligncut_cli.stages.space import FeatureSpace
+from aligncut_cli.stages.style import read_style
 from aligncut_cli.store.kinds.alignment import Alignment
 from aligncut_cli.store.kinds.tsne import SAMPLE_COORDS, Tsne
 from aligncut_cli.store.nodes import Slot, require_tokens
@@ -32,6 +33,7 @@ from aligncut_cli.viz.figures import save_figure
 
 PROCESS_BYTES = 700_000_000
 CLOUD_POINTS = 6000
+NO_READOUT = "no activations of voxels and ROIs: they need an alignment with a readout"
 
 
 class ConceptsStage:
@@ -53,6 +55,7 @@ class ConceptsStage:
         self.work, self.params, self.console = work, params, console
         self.source = Tsne(source)
         self.axes = source.axes
+        self.style = read_style(params, source.axes.names)
         self.slots = [self.axes.slot(text) for text in dict.fromkeys(params.slot)] or self.axes.slots
         self.controls = collect_controls(source, features, alignment)
         self.photos = Photos(self.source.images(), photos)
@@ -149,11 +152,8 @@ class ConceptsStage:
         if self.space is not None and self.alignment is not None:
             moments = self.members.load_moments(len(self.slots) - 1, len(centres.places))
             readout = Readout.of(moments, self.alignment, members, self.fits)
-            readout.say(self.console, self.alignment.store.path)
-        else:
-            self.console.note("no activations of voxels and ROIs: they need an alignment with a readout")
         found = Findings(centres, self.slots, members, readout, self.params.least_tokens)
-        found.write(folder, controls=self.controls, console=self.console)
+        found.write(folder, style=self.style, controls=self.controls)
         self._draw_map(found)
         draw_patches(
             folder,
@@ -162,6 +162,7 @@ class ConceptsStage:
             found.counts.tolist(),
             self.photos,
             n_patches=self.params.patches,
+            style=self.style,
             controls=self.controls,
         )
         self.photos.say_missing(self.console)
@@ -173,7 +174,13 @@ class ConceptsStage:
             "slots": len(self.slots),
             **found.summary(),
         }
-        write_json(self.work.wip / "summary.json", summary)
+        said, warned = [NO_READOUT if readout is None else readout.describe()], []
+        if readout is not None and readout.scored is None and self.alignment is not None:
+            path = self.alignment.store.path
+            warned.append(f"{path} names fewer than two ROIs, so concepts are not compared with them")
+        said.append(found.as_text(controls=self.controls))
+        shown = {"summary": summary, "said": list(filter(None, said)), "warned": warned}
+        write_json(self.work.wip / "found.json", shown)
 
     def _draw_map(self, found: Findings) -> None:
         """Draw the concepts on the map, over some of its nodes."""
@@ -184,11 +191,12 @@ class ConceptsStage:
             found.centres.places,
             found.centres.radius,
             found.few,
+            style=self.style,
             controls=self.controls,
         )
-        save_figure(figure, self.work.staging / "map.png")
+        save_figure(figure, self.style.file(self.work.staging, "map"))
 
     def finish(self) -> Outcome:
         """Give the folder its name."""
-        summary = json.loads((self.work.wip / "summary.json").read_text(encoding="utf-8"))
-        return self.work.finish(models=self.axes.names, summary=summary, controls=self.controls)
+        found = json.loads((self.work.wip / "found.json").read_text(encoding="utf-8"))
+        return self.work.finish(models=self.axes.names, controls=self.controls, **found)

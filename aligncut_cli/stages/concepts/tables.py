@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aligncut_cli.console import Console
+from aligncut_cli.console import format_table
 from aligncut_cli.controls import title_with_controls
 from aligncut_cli.maths.activations import average_over_roi
 from aligncut_cli.maths.concepts import (
@@ -25,11 +25,13 @@ from aligncut_cli.maths.finite import finite_or_none
 from aligncut_cli.stages.concepts.controls import ControlFits
 from aligncut_cli.stages.concepts.members import SlotMembers
 from aligncut_cli.stages.patches import Centres
+from aligncut_cli.stages.regions import place_regions
 from aligncut_cli.store.folder import write_csv
 from aligncut_cli.store.kinds.alignment import Alignment
 from aligncut_cli.store.nodes import Slot
 from aligncut_cli.viz.concept_plots import plot_concept_rois, plot_magnitude_and_deviation
 from aligncut_cli.viz.figures import save_figure
+from aligncut_cli.viz.style import FigureStyle
 
 Floats = NDArray[np.float64]
 
@@ -78,20 +80,18 @@ class Readout:
             "roi_p": None if compared is None else finite_or_none(compared.p),
         }
 
-    def say(self, console: Console, path: Path) -> None:
-        """Say how well regions explain concepts, and what that shows."""
+    def describe(self) -> str:
+        """Return how well regions explain concepts, and what that shows; empty where there are too few regions."""
         if self.scored is None:
-            console.warn(f"{path} names fewer than two ROIs, so concepts are not compared with them")
-            return
+            return ""
         score = f"ROIs explain {self.scored.score:.3f} of the variance of concepts over voxels"
         if self.compared is None:
-            console.note(
+            return (
                 f"{score}; alone that cannot show that concepts follow the brain, because the voxels of an ROI respond "
                 "alike whatever is read out to them: --controls tells what fits to shuffled responses score"
             )
-            return
         null = self.compared.null
-        console.note(
+        return (
             f"{score}; {len(null)} controls {null.min():.3f} to {null.max():.3f}, mean {null.mean():.3f}, "
             f"p = {self.compared.p:.4f} (no p is below {1 / (1 + len(null)):.4f})"
         )
@@ -128,9 +128,9 @@ class Findings:
         read_out = {} if self.readout is None else self.readout.summary()
         return {"members": int(self.counts.sum()), "few": int(self.few.sum()), **read_out}
 
-    def write(self, folder: Path, *, controls: Sequence[str], console: Console) -> None:
-        """Write arrays, tables and plots of slots, voxels and areas, and show the concepts."""
-        self._write_concepts(folder, controls=controls, console=console)
+    def write(self, folder: Path, *, style: FigureStyle, controls: Sequence[str]) -> None:
+        """Write arrays, tables and plots of slots, voxels and areas."""
+        write_csv(folder / "concepts.csv", *self._tabulate(), controls=controls)
         self._write_slots(folder, controls=controls)
         found = self.readout
         if found is None:
@@ -138,11 +138,16 @@ class Findings:
         np.save(folder / "mean.npy", found.mean)
         np.save(folder / "deviation.npy", found.deviation)
         if found.roi_names:
-            self._write_rois(folder, found, controls=controls)
-        figure = plot_magnitude_and_deviation(found.mean, found.deviation, found.rho, controls=controls)
-        save_figure(figure, folder / "magnitude.png")
+            self._write_rois(folder, found, style=style, controls=controls)
+        figure = plot_magnitude_and_deviation(found.mean, found.deviation, found.rho, style=style, controls=controls)
+        save_figure(figure, style.file(folder, "magnitude"))
 
-    def _write_concepts(self, folder: Path, *, controls: Sequence[str], console: Console) -> None:
+    def as_text(self, *, controls: Sequence[str]) -> str:
+        """Return the table of the concepts."""
+        return format_table(*self._tabulate(), title=title_with_controls("", controls))
+
+    def _tabulate(self) -> tuple[list[str], list[list[object]]]:
+        """Return header and rows, a concept each."""
         rows: list[list[object]] = []
         found = self.readout
         for index, centre in enumerate(self.centres.places):
@@ -154,8 +159,7 @@ class Findings:
                 rows[-1] += [finite_or_none(value) for value in (found.rho[index], share, p)]
         axes = ["x", "y", "z"][: self.centres.places.shape[1]]
         header = ["concept", *axes, "radius", "tokens", "few"] + ([] if found is None else ["rho", "roi share", "p"])
-        write_csv(folder / "concepts.csv", header, rows, controls=controls)
-        console.table(header, rows, title=title_with_controls("", controls))
+        return header, rows
 
     def _write_slots(self, folder: Path, *, controls: Sequence[str]) -> None:
         """Write how many tokens of every slot each concept holds."""
@@ -166,7 +170,7 @@ class Findings:
         ]
         write_csv(folder / "slots.csv", ["concept", "slot", "tokens", "few"], rows, controls=controls)
 
-    def _write_rois(self, folder: Path, found: Readout, *, controls: Sequence[str]) -> None:
+    def _write_rois(self, folder: Path, found: Readout, *, style: FigureStyle, controls: Sequence[str]) -> None:
         mean, deviation = average_over_roi(found.mean, found.rois), average_over_roi(found.deviation, found.rois)
         scored, compared = found.scored, found.compared
         rows: list[list[object]] = []
@@ -178,6 +182,9 @@ class Findings:
             rows.append([concept, found.roi_names[roi], value, deviation[place], int(self.few[concept]), *numbers])
         header = ["concept", "roi", "mean", "deviation", "few", "contrast", "z", "p"]
         write_csv(folder / "rois.csv", header, rows, controls=controls)
-        p_roi = None if compared is None else compared.p_roi
-        figure = plot_concept_rois(found.roi_names, mean, deviation, p_roi, self.few, controls=controls)
-        save_figure(figure, folder / "rois.png")
+        places = place_regions(found.roi_names)
+        p_roi = None if compared is None else compared.p_roi[:, places]
+        names = [found.roi_names[at] for at in places]
+        shown = mean[:, places], deviation[:, places], p_roi
+        figure = plot_concept_rois(names, *shown, self.few, style=style, controls=controls)
+        save_figure(figure, style.file(folder, "rois"))

@@ -373,28 +373,28 @@ class EigsStage:
                 name: json.loads((self.work.wip / f"check-{group}.json").read_text())
                 for group, name in enumerate(self.layout.names)
             }
-        outcome = self.work.finish(
+        return self.work.finish(
             models=self.axes.names,
             summary=summary,
+            said=self._describe(summary),
+            warned=[] if self.comparable else [INCOMPARABLE],
             groups=self.layout.names,
             controls=self.controls,
             comparable=self.comparable,
         )
-        self._say(summary)
-        return outcome
 
-    def _say(self, summary: Mapping[str, Any]) -> None:
-        self.console.note(
+    def _describe(self, summary: Mapping[str, Any]) -> list[str]:
+        """Return how large and how exact the solution is, in lines."""
+        lines = [
             f"{summary['nodes']:,} nodes, {summary['sampled']:,} sampled"
             f"{' (exact)' if summary['exact'] else ''}, {self.params.n_eig} eigenvectors, "
             f"largest residual {summary['largest_residual']:.1e}"
-        )
+        ]
         shares = mean_shares(summary["shares"].values())
         graphs = f", mean of {len(summary['shares'])} graphs" if len(summary["shares"]) > 1 else ""
-        self.console.note(f"share of the embedding's variance that lies between: {shares.describe()}{graphs}")
+        lines.append(f"share of the embedding's variance that lies between: {shares.describe()}{graphs}")
         for name, check in summary.get("check", {}).items():
             residual, noise = (", ".join(f"{value:.3f}" for value in check[key]) for key in ("residual", "noise"))
-            self.console.note(f"check {name}: relative residual of {check['rows']} full-graph rows: {residual}")
-            self.console.note(f"check {name}: the check's own noise, which an exact solution shows as well: {noise}")
-        if not self.comparable:
-            self.console.warn(INCOMPARABLE)
+            lines.append(f"check {name}: relative residual of {check['rows']} full-graph rows: {residual}")
+            lines.append(f"check {name}: the check's own noise, which an exact solution shows as well: {noise}")
+        return lines

@@ -237,9 +237,8 @@ class ExtractStage:
         """Give the store its name."""
         layout = self.layout
         names = [model.name for model in layout.models]
-        outcome = self.work.finish(
+        return self.work.finish(
             models=names,
             summary={"images": layout.n_images, "skipped": len(self.skipped), "nodes": layout.n_nodes},
+            said=[f"{layout.n_images:,} images, {layout.n_nodes:,} nodes of {', '.join(names)}"],
         )
-        self.console.note(f"{layout.n_images:,} images, {layout.n_nodes:,} nodes of {', '.join(names)}")
-        return outcome

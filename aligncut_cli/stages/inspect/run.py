@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from aligncut_cli.console import Console, format_table, readable_bytes
 from aligncut_cli.controls import title_with_controls
 from aligncut_cli.errors import BadInput
 from aligncut_cli.stages.inspect.verify import verify_output
+from aligncut_cli.stages.toml import toml_lines
 from aligncut_cli.store.files import walk_files
 from aligncut_cli.store.place import CREW, RECORD, Place
 from aligncut_cli.store.provenance import STORE_RECORD, read_record
@@ -114,6 +114,8 @@ def as_text(found: dict[str, Any]) -> str:
         )
     lines.append("")
     lines.append(format_table(["parameter", "value"], [[k, _value(v)] for k, v in found["params"].items()]))
+    for text in (*found.get("said", ()), *(f"warning: {text}" for text in found.get("warned", ()))):
+        lines += ["", text]
     summary = {k: v for k, v in found.get("summary", {}).items() if not isinstance(v, dict | list)}
     if summary:
         lines += ["", format_table(["result", "value"], [[k, _value(v)] for k, v in summary.items()])]
@@ -144,8 +146,4 @@ def _value(value: Any) -> str:
 
 def params_as_toml(found: dict[str, Any]) -> str:
     """Write the parameters as a TOML table that --config reads back."""
-    lines = [f"[{found['stage']}]"]
-    for name, value in found["params"].items():
-        if value is not None:
-            lines.append(f"{name} = {json.dumps(value, ensure_ascii=False)}")
-    return "\n".join(lines)
+    return "\n".join([f"[{found['stage']}]", *toml_lines(found["params"])])

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from aligncut_cli.console import Console
 from aligncut_cli.errors import BadInput
@@ -17,20 +16,22 @@ from aligncut_cli.params import RenderParams
 from aligncut_cli.stages.comparability import describe_colours
 from aligncut_cli.stages.photos import Photos
 from aligncut_cli.stages.render.section import OVERVIEW
+from aligncut_cli.stages.style import read_style
 from aligncut_cli.store.folder import file_for_image
 from aligncut_cli.store.kinds.tsne import Tsne
 from aligncut_cli.store.nodes import image_slices, require_tokens
 from aligncut_cli.store.phases import Phase, single_step
 from aligncut_cli.store.read import Store, collect_controls
 from aligncut_cli.store.run import Outcome, Plan, Work
-from aligncut_cli.viz.montage import draw_montage, stack_pictures
+from aligncut_cli.viz.canvas import Canvas, stack_canvases
+from aligncut_cli.viz.montage import draw_montage
 
 PROCESS_BYTES = 300_000_000
 OVERVIEW_IMAGES = 6
 NARROWEST_TILE = 16  # pixels
 
 
-def name_montages(ids: Sequence[str]) -> list[str]:
+def name_montages(ids: Sequence[str], format: str) -> list[str]:
     """Return a name for each image's montage: its id, with `_` at the end where that keeps files apart.
 
     No montage takes the overview's place, that of another on a file system that takes letters and accents as alike, or
@@ -41,11 +42,12 @@ def name_montages(ids: Sequence[str]) -> list[str]:
         return unicodedata.normalize("NFC", name).casefold()
 
     folders = {key(parent.as_posix()) for name in ids for parent in PurePosixPath(name).parents}
-    taken = {folder.removesuffix(".png") for folder in folders if folder.endswith(".png")}
+    ending = f".{format}"
+    taken = {folder.removesuffix(ending) for folder in folders if folder.endswith(ending)}
     names = []
     for image_id in ids:
         name = image_id
-        while key(name) in taken or key(name).rpartition("/")[2] + ".png" == OVERVIEW:
+        while key(name) in taken or key(name).rpartition("/")[2] == OVERVIEW:
             name += "_"
         taken.add(key(name))
         names.append(name)
@@ -65,7 +67,8 @@ class RenderStage:
             )
         require_tokens(self.axes, source.path)
         self.photos = Photos(self.source.images(), params.photos)
-        self.names = name_montages([self.photos.id(image) for image in range(len(self.photos))])
+        self.style = read_style(params, self.axes.names)
+        self.names = name_montages([self.photos.id(image) for image in range(len(self.photos))], params.format)
         self.n_images = min(params.images or len(self.photos), len(self.photos))
         self.images_per_block = max(self.source.images_per_chunk.values())
         self.blocks = list(image_slices(self.n_images, self.images_per_block))
@@ -110,24 +113,28 @@ class RenderStage:
             picture = self._draw(image, {name: rgb[:, image - images.start] for name, rgb in colours.items()})
             picture.save(self._file(image))
 
-    def _draw(self, image: int, colours: Mapping[str, NDArray[np.uint8]]) -> Image.Image:
+    def _draw(self, image: int, colours: Mapping[str, NDArray[np.uint8]]) -> Canvas:
         """Draw the montage of one image; colours are (layer, h, w, rgb) for each model."""
         size = self.photos.tile_size(image, self.params.tile, narrowest=NARROWEST_TILE)
         grids = {model.name: list(zip(model.layers, colours[model.name], strict=True)) for model in self.axes.models}
         photo = self.photos.read(image, size)
-        return draw_montage(photo, grids, title=self.photos.id(image), caption=self.meaning, controls=self.controls)
+        title, caption = self.photos.id(image), self.meaning
+        return draw_montage(photo, grids, title=title, caption=caption, style=self.style, controls=self.controls)
 
     def _draw_overview(self) -> None:
-        pictures = [Image.open(self._file(image)) for image in range(min(self.n_images, OVERVIEW_IMAGES))]
-        stack_pictures(pictures).save(self.work.staging / OVERVIEW)
+        shown = slice(0, min(self.n_images, OVERVIEW_IMAGES))
+        colours = self._read_colours(shown)
+        pictures = [
+            self._draw(image, {name: rgb[:, image] for name, rgb in colours.items()}) for image in range(shown.stop)
+        ]
+        stack_canvases(pictures).save(self.style.file(self.work.staging, OVERVIEW))
 
     def _file(self, image: int) -> Path:
-        return file_for_image(self.work.staging, self.names[image], ".png")
+        return file_for_image(self.work.staging, self.names[image], f".{self.style.format}")
 
     def finish(self) -> Outcome:
         """Say which photos were missing, and give the folder its name."""
         self.photos.look_for(range(self.n_images))
         self.photos.say_missing(self.console)
-        self.console.note(self.meaning)
         summary = {"images": self.n_images, "colours": self.meaning}
-        return self.work.finish(models=self.axes.names, summary=summary, controls=self.controls)
+        return self.work.finish(models=self.axes.names, summary=summary, said=[self.meaning], controls=self.controls)

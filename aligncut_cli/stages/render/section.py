@@ -5,9 +5,9 @@ from __future__ import annotations
 from aligncut_cli.stages.blocks import Files, PageBlock, describe_folder
 from aligncut_cli.store.read import Store
 
-OVERVIEW = "overview.png"
+OVERVIEW = "overview"
 
 
 def describe_render(store: Store, files: Files) -> list[PageBlock]:
     """Show the overview alone."""
-    return describe_folder(store, files, only={OVERVIEW})
+    return describe_folder(store, files, only={f"{OVERVIEW}.png"})

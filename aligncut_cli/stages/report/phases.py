@@ -67,8 +67,8 @@ class ReportStage:
         photos.look_for(range(len(photos)))
         photos.say_missing(self.console)
         size = sum(file.stat().st_size for file in staging.rglob("*") if file.is_file())
-        self.console.note(f"open {self.work.output / 'index.html'} in a browser ({readable_bytes(size)})")
         return self.work.finish(
+            said=[f"open its index.html in a browser ({readable_bytes(size)})"],
             summary={"photos": len(photos), "missing_photos": len(photos.missing), "bytes": size},
             controls=collect_controls(*self.stores),
         )

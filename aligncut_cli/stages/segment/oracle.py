@@ -15,18 +15,29 @@ from aligncut_cli.maths.grid import weigh_tokens_by_class
 from aligncut_cli.maths.segmentation import ClassCentres, OracleResult, OracleScore, label_tokens
 from aligncut_cli.params import ORACLE_N_EIG
 from aligncut_cli.stages.segment.passes import KINDS, ByModel, Floats, Place, Rounding, Rows, Setting, score_rounding
-from aligncut_cli.store.kinds.segments import COUNTED, HISTOGRAM, IMAGE_MIOU, MEANINGS, ROUNDING, SUMS, WEIGHTS
+from aligncut_cli.store.kinds.segments import (
+    COUNTED,
+    HISTOGRAM,
+    IMAGE_MIOU,
+    MEANINGS,
+    OWN_MIOU,
+    ROUNDING,
+    SUMS,
+    WEIGHTS,
+)
 from aligncut_cli.store.nodes import ModelAxes
 from aligncut_cli.store.phases import Phase
 
 THRESHOLDS = np.linspace(0, 1, 10)
+NO_THRESHOLD = np.array([-1.0])
+"""Where no class is the background: every cosine reaches it."""
 
 
 class Oracle:
     """Two passes over the images of every store, with their own masks and with those of other images."""
 
     usual_n_eig: int | None = ORACLE_N_EIG
-    scores: tuple[str, ...] = (*MEANINGS, "iou")
+    scores: tuple[str, ...] = (*MEANINGS, "iou", "each_image")
     coarser: tuple[int, ...] = ()
 
     def __init__(self, setting: Setting) -> None:
@@ -35,18 +46,20 @@ class Oracle:
         self.setting, self.truth = setting, setting.truth
         self.layout, self.sums, self.n_classes = setting.layout, setting.sums, setting.n_classes
         self.models = setting.layout.axes.models
+        self.thresholds = THRESHOLDS if self.truth.has_background else NO_THRESHOLD
         self._centres = cache(self._average)
         self._results = cache(self._finish)
 
     def bytes_of_sums(self) -> int:
         """Return the memory of the histograms, for both kinds of masks, with one being counted."""
         slots = sum(len(model.layers) for model in self.models)
-        return (len(KINDS) + 1) * slots * self.n_classes**2 * (len(THRESHOLDS) + 1) * 8
+        return (len(KINDS) + 1) * slots * self.n_classes**2 * (len(self.thresholds) + 1) * 8
 
     def create(self, root: Any, scratch: Any) -> None:
         """Create the sums of both passes."""
-        sizes = {"best": self.n_classes, "reached": len(THRESHOLDS) + 1, "threshold": len(THRESHOLDS)}
-        self.sums.create(scratch, (SUMS, WEIGHTS, ROUNDING, HISTOGRAM, IMAGE_MIOU, COUNTED), **sizes)
+        sizes = {"best": self.n_classes, "reached": len(self.thresholds) + 1, "threshold": len(self.thresholds)}
+        sizes["image"] = self.layout.per_block
+        self.sums.create(scratch, (SUMS, WEIGHTS, ROUNDING, HISTOGRAM, IMAGE_MIOU, OWN_MIOU, COUNTED), **sizes)
 
     def passes(self) -> Sequence[Phase[Any]]:
         """Return the phases before labelling."""
@@ -87,6 +100,9 @@ class Oracle:
         for name, both in scores.items():
             self.sums.write(HISTOGRAM, name, index, np.stack([score.histogram for score in both]))
             self.sums.write(IMAGE_MIOU, name, index, np.stack([score.image_miou_sum for score in both]))
+            own = np.full((self.layout.per_block, *both[0].image_miou_sum.shape), np.nan)
+            own[: place.n_images] = both[0].image_miou
+            self.sums.write(OWN_MIOU, name, index, own)
             self.sums.write(COUNTED, name, index, np.array([score.n_images for score in both]))
 
     def _no_centres(self, model: ModelAxes) -> ClassCentres:
@@ -95,7 +111,7 @@ class Oracle:
     def _no_score(self, run: int, model: ModelAxes, kind: int) -> OracleScore:
         return OracleScore(
             self._centres(run)[model.name][kind],
-            thresholds=THRESHOLDS,
+            thresholds=self.thresholds,
             grid=model.grid,
             resolution=self.setting.params.resolution,
         )
@@ -157,4 +173,13 @@ class Oracle:
             "shuffled": pick(lambda result: result.best_miou, kind=1),
             "bound": score_rounding(self.setting, run),
             "iou": pick(lambda result: result.best_iou),
+            "each_image": self._score_images(run),
         }
+
+    def _score_images(self, run: int) -> ByModel:
+        """Return for each model (layer, image), each image's own mIoU at its slot's best threshold."""
+        out = {}
+        for name, (own, _) in self._results(run).items():
+            every = self.sums.join(OWN_MIOU, name, run)[: self.layout.n_images]
+            out[name] = np.stack([every[:, layer, best] for layer, best in enumerate(own.best)])
+        return out

@@ -129,7 +129,8 @@ class Layout:
 class Truth:
     """Masks of all images, and for the control those of other images.
 
-    classes : names, the background first
+    classes        : names, the background first
+    has_background : whether the first is one
     """
 
     def __init__(self, masks: MaskSet, images: Mapping[str, NDArray[Any]], *, seed: int) -> None:
@@ -138,6 +139,7 @@ class Truth:
         self._sizes = [(int(h), int(w)) for h, w in zip(images["height"], images["width"], strict=True)]
         self._others = pick_other_images(len(self._ids), seed=seed)
         self.classes = list(masks.classes)
+        self.has_background = masks.has_background
         masks.require(self._ids)
 
     def pairs(self, images: slice) -> Iterator[tuple[Mask, Mask]]:
@@ -178,6 +180,12 @@ class Sums:
     def write(self, array: Array, model: str, index: int, values: NDArray[Any]) -> None:
         """Write the sums of one place, given by its position."""
         self.scratch.write(array.at(model), index, values)
+
+    def join(self, array: Array, model: str, run: int) -> NDArray[Any]:
+        """Put the blocks of one store after each other, along their first axis; the last may be padded."""
+        count = len(self._layout.blocks)
+        parts = [self.scratch.read(array.at(model), index) for index in range(run * count, (run + 1) * count)]
+        return np.concatenate(parts)
 
     def total(self, array: Array, model: str, run: int) -> NDArray[Any]:
         """Add up the blocks of one store, in order, one at a time."""

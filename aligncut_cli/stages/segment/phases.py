@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from aligncut_cli.console import format_table
 from aligncut_cli.machine import cpu_count
 from aligncut_cli.masks import MaskSet
 from aligncut_cli.params import SegmentParams
@@ -15,7 +16,7 @@ from aligncut_cli.stages.segment.clusters import Clusters
 from aligncut_cli.stages.segment.oracle import Oracle
 from aligncut_cli.stages.segment.passes import ByModel, Floats, Layout, Place, Rows, Setting, Sums, Truth
 from aligncut_cli.stages.segment.runs import Run
-from aligncut_cli.stages.segment.tables import read_scores, tabulate
+from aligncut_cli.stages.segment.tables import Scores, compare_runs, describe_pairs, name_method, tabulate
 from aligncut_cli.store.kinds.base import create_node_arrays, put_images
 from aligncut_cli.store.kinds.segments import (
     SCORES,
@@ -25,7 +26,7 @@ from aligncut_cli.store.kinds.segments import (
     declare_score,
 )
 from aligncut_cli.store.phases import Phase, single_step
-from aligncut_cli.store.read import collect_controls, open_store
+from aligncut_cli.store.read import collect_controls
 from aligncut_cli.store.run import Outcome, Plan, Work
 from aligncut_cli.store.write import Writer, create_group
 
@@ -132,6 +133,7 @@ class SegmentStage:
         create_node_arrays(root, self.axes, self.labels, {}, images_per_block=per_chunk)
         if self.truth is not None:
             sizes = {"model": len(self.axes.models), "layer": self.n_layers, "class": len(self.classes)}
+            sizes["image"] = self.layout.n_images
             attributes = {"classes": self.classes, "models": self.axes.names}
             create_scores(root, self.way.scores, sizes, runs=self.layout.names, attributes=attributes)
         self.way.create(root, scratch)
@@ -163,23 +165,43 @@ class SegmentStage:
     # ending
 
     def finish(self) -> Outcome:
-        """Give the store its name, with the best slot's scores, and show the table of all."""
-        outcome = self.work.finish(
+        """Give the store its name, with the best slot's scores and the table of all."""
+        said = [f"{self.layout.n_images:,} images, segments of {', '.join(self.axes.names)}"]
+        usual, used = self.way.usual_n_eig, self.layout.n_eig
+        if self.params.n_eig is None and usual is not None and used < usual:
+            said.append(f"scored with all {used} eigenvectors there are; the paper scores with {usual}")
+        if self.truth is not None:
+            scores = self._collect_scores()
+            said.append(format_table(*tabulate(scores, brief=True), title=scores.title))
+            said += describe_pairs(compare_runs(scores))
+        return self.work.finish(
             models=self.axes.names,
             summary={"images": self.layout.n_images, "n_eig": self.layout.n_eig, **self._summarize()},
+            said=said,
             controls=self.controls,
             run_controls=self.run_controls,
             classes=self.classes,
             runs=self.layout.names,
         )
-        self.console.note(f"{self.layout.n_images:,} images, segments of {', '.join(self.axes.names)}")
-        usual, used = self.way.usual_n_eig, self.layout.n_eig
-        if self.params.n_eig is None and usual is not None and used < usual:
-            self.console.note(f"scored with all {used} eigenvectors there are; the paper scores with {usual}")
-        if self.truth is not None:
-            scores = read_scores(open_store(outcome.path))
-            self.console.table(*tabulate(scores, brief=True), title=scores.title)
-        return outcome
+
+    def _collect_scores(self) -> Scores:
+        """Return the scores of every run as they were written."""
+        several = len(self.layout.names) > 1
+        values = {
+            name: self.writer.read(declare_run_score(name).at())
+            if several
+            else self.writer.read(declare_score(name).at())[None]
+            for name in self.way.scores
+        }
+        return Scores(
+            runs=list(self.layout.names),
+            layers={model.name: list(model.layers) for model in self.axes.models},
+            classes=self.classes,
+            levels=list(self.way.coarser),
+            method=name_method(self.params.clusters, self.params.method, self.layout.n_eig),
+            marks={name: found for name, found in self.run_controls.items() if found},
+            values={name: value.astype(np.float64) for name, value in values.items()},
+        )
 
     def _summarize(self) -> dict[str, Any]:
         """Return the scores of the slot with the highest mIoU, where there are masks."""

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from aligncut_cli.console import Console
 from aligncut_cli.errors import UsageError
 from aligncut_cli.params import RunOptions, SegmentParams, as_record
-from aligncut_cli.stages.inputs import open_mask_input
+from aligncut_cli.stages.inputs import MASK_PARAMS, open_mask_input
 from aligncut_cli.stages.segment.runs import Run, open_run
+from aligncut_cli.stages.style import STYLE_PARAMS, style_record
 from aligncut_cli.store.phases import Stage, run_stage
 from aligncut_cli.store.provenance import Identity
 from aligncut_cli.store.read import open_store
@@ -21,9 +22,9 @@ from aligncut_cli.store.run import Outcome, Work
 if TYPE_CHECKING:
     from aligncut_cli.masks import MaskSet
 
-VERSION = 2
-FIGURES_VERSION = 2
-LOOSE = ("masks_format", "threshold", "split", "pictures")
+VERSION = 3
+FIGURES_VERSION = 3
+LOOSE = (*MASK_PARAMS, *STYLE_PARAMS, "pictures")
 
 
 def run(
@@ -69,6 +70,7 @@ def run(
     outcome = run_stage(identity, options, console, inputs=[run.store.path for run in runs], build=build)
     if figures is not None and outcome.plan is None:
         draw(outcome.path, truth.masks, params, replace(options, output=figures), console, photos=photos)
+        console.note(f"tables and pictures are in {figures}")
     return outcome
 
 
@@ -93,7 +95,7 @@ def draw(
         stage="segment --figures",
         version=FIGURES_VERSION,
         kind="folder",
-        params={"pictures": params.pictures},
+        params={"pictures": params.pictures, **style_record(params)},
         inputs=[source.as_input],
         extra={} if photos is None else {"photos": str(photos)},
     )
@@ -101,6 +103,6 @@ def draw(
     def build(work: Work) -> Stage:
         from aligncut_cli.stages.segment.figures import SegmentFigures
 
-        return SegmentFigures(work, source, masks, params.pictures, console, photos=photos)
+        return SegmentFigures(work, source, masks, params, console, photos=photos)
 
     return run_stage(identity, options, console, inputs=[source.path], build=build)

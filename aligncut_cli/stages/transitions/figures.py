@@ -9,29 +9,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aligncut_cli.console import Console
+from aligncut_cli.maths.concepts import NearestTokens
+from aligncut_cli.maths.transitions import match_identities
+from aligncut_cli.params import TransitionsParams
+from aligncut_cli.stages.patches import cut_patch
+from aligncut_cli.stages.photos import Photos
+from aligncut_cli.stages.style import read_style
 from aligncut_cli.stages.transitions.columns import BIFURCATIONS, MOVES
 from aligncut_cli.store.folder import write_csv
 from aligncut_cli.store.kinds.transitions import Moves, Transitions
 from aligncut_cli.store.kinds.tsne import SAMPLE_COORDS, Tsne
-from aligncut_cli.store.nodes import Slot
+from aligncut_cli.store.nodes import Slot, image_slices
 from aligncut_cli.store.phases import Phase, single_step
 from aligncut_cli.store.read import Store, collect_controls
 from aligncut_cli.store.run import Outcome, Plan, Work
+from aligncut_cli.viz.canvas import Pixels
 from aligncut_cli.viz.figures import save_figure
-from aligncut_cli.viz.transition_plots import plot_flow, plot_trajectories, plot_transition
+from aligncut_cli.viz.flow_plot import Flow, plot_flow
+from aligncut_cli.viz.transition_plots import plot_trajectories, plot_transition
 
 PROCESS_BYTES = 400_000_000
 CLOUD_POINTS = 6000
+NEAREST_NODES = 200_000
+"""Nodes whose places are compared with centres at a time."""
 
 
 class TransitionsFigures:
     """One pair of slots, and every model whose layers were followed."""
 
-    def __init__(self, work: Work, source: Store, tsne: Store, console: Console) -> None:
+    def __init__(self, work: Work, source: Store, tsne: Store, params: TransitionsParams, console: Console) -> None:
         self.work, self.console = work, console
         self.source, self.tsne = Transitions(source), Tsne(tsne)
         self.models: list[str] = source.record["models"]
         self.controls = collect_controls(source, tsne)
+        self.style, self.photos = read_style(params, tsne.axes.names), Photos(self.tsne.images())
         self.in_plane = self.tsne.n_dims == 2
 
     def plan(self) -> Plan:
@@ -44,7 +55,6 @@ class TransitionsFigures:
 
     def finish(self) -> Outcome:
         """Give the folder its name."""
-        self.console.note(f"tables and pictures are in {self.work.output}")
         return self.work.finish(models=self.models, controls=self.controls)
 
     def _draw(self) -> None:
@@ -93,16 +103,17 @@ class TransitionsFigures:
         if few.any():
             notes.append(f"in brackets: from fewer than {least} tokens")
         figure = plot_transition(
-            (f"A: {slots[0]}", f"B: {slots[1]}"),
+            (before, after),
             (self._slot_cloud(slots[0]), self._slot_cloud(slots[1])),
             (concepts[0][:, :2], concepts[1][:, :2]),
             (float(radius[0]), float(radius[1])),
             dict(zip(kinds, moves.probability[:, 0], strict=True)),
             dict(zip(kinds, few, strict=True)),
             subtitle="; ".join(notes),
+            style=self.style,
             controls=self.controls,
         )
-        save_figure(figure, self.work.staging / "transitions.png")
+        save_figure(figure, self.style.file(self.work.staging, "transitions"))
 
     def _slot_cloud(self, slot: Slot) -> NDArray[Any]:
         """Return some patches of a slot, (n, 2): those of its first images."""
@@ -113,15 +124,39 @@ class TransitionsFigures:
 
     def _plot_flow(self, model: str) -> None:
         moves, kinds = self.source.read_along(model), self.source.token_kinds
+        flow = Flow(
+            dict(zip(kinds, moves.counts, strict=True)),
+            dict(zip(kinds, moves.members, strict=True)),
+            match_identities(moves.counts[kinds.index("all")]),
+            self._cut_patches(model),
+        )
         figure = plot_flow(
             model,
             self.source.axes[model].layers,
-            dict(zip(kinds, moves.counts, strict=True)),
-            dict(zip(kinds, moves.members, strict=True)),
+            flow,
             self.source.read_tests(model),
+            style=self.style,
             controls=self.controls,
         )
-        save_figure(figure, self.work.staging / f"flow-{model}.png")
+        save_figure(figure, self.style.file(self.work.staging, f"flow-{model}"))
+
+    def _cut_patches(self, name: str) -> list[list[Pixels]]:
+        """Return by layer and concept the patch that is nearest to its centre."""
+        model, centres = self.tsne.axes[name], self.source.read_layer_concepts(name)
+        step = max(1, NEAREST_NODES // (len(model.layers) * model.n_tokens))
+        nearest = [NearestTokens(centres.shape[1], 1) for _ in model.layers]
+        for images in image_slices(model.n_images, step):
+            coords = self.tsne.patches(name, images)
+            for layer, found in enumerate(nearest):
+                offset = coords[layer][:, :, None] - centres[layer]
+                found.add(np.square(offset, dtype=np.float64).sum(axis=-1), first_image=images.start)
+        return [
+            [
+                cut_patch(self.photos, int(image), *divmod(int(token), model.grid[1]), model)
+                for image, token in zip(found.image[:, 0], found.token[:, 0], strict=True)
+            ]
+            for found in nearest
+        ]
 
     def _plot_trajectories(self, model: str) -> None:
         if not self.in_plane:
@@ -140,6 +175,7 @@ class TransitionsFigures:
             cloud[:: max(1, len(cloud) // CLOUD_POINTS)],
             self.source.read_trajectory(model),
             followed,
+            style=self.style,
             controls=self.controls,
         )
-        save_figure(figure, self.work.staging / f"trajectories-{model}.png")
+        save_figure(figure, self.style.file(self.work.staging, f"trajectories-{model}"))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aligncut_cli.console import Console
+from aligncut_cli.console import Console, format_table
 from aligncut_cli.controls import title_with_controls
 from aligncut_cli.masks import MaskSet
 from aligncut_cli.maths.concepts import CENTRE_RULE, RADIUS_RULE
@@ -209,13 +209,13 @@ class TransitionsStage:
         }
         if self.layout.has_pair:
             summary |= {name: bifurcations[0][name] for name in ("from", "to", *TESTED)}
-        outcome = self.work.finish(
+        table = format_table(BIFURCATIONS, rows, title=title_with_controls("", self.controls))
+        return self.work.finish(
             models=self.layout.followed,
             summary=summary,
+            said=[table],
             controls=self.controls,
             masks=list(self.layout.token_kinds),
             bifurcations=bifurcations,
             dims=self.source.n_dims,
         )
-        self.console.table(BIFURCATIONS, rows, title=title_with_controls("", self.controls))
-        return outcome

@@ -8,14 +8,15 @@ from pathlib import Path
 from aligncut_cli.console import Console
 from aligncut_cli.errors import UsageError
 from aligncut_cli.params import RunOptions, TransitionsParams, as_record
-from aligncut_cli.stages.inputs import open_mask_input
+from aligncut_cli.stages.inputs import MASK_PARAMS, open_mask_input, require_background
+from aligncut_cli.stages.style import STYLE_PARAMS, style_record
 from aligncut_cli.store.phases import Stage, run_stage
 from aligncut_cli.store.provenance import Identity
 from aligncut_cli.store.read import Store, open_store
 from aligncut_cli.store.run import Outcome, Work
 
 VERSION = 2
-FIGURES_VERSION = 2
+FIGURES_VERSION = 3
 
 
 def run(
@@ -37,6 +38,7 @@ def run(
         raise UsageError(f"a radius of {params.radius} holds no token", do="Give a --radius above 0.")
     source = open_store(tsne, "tsne")
     truth = open_mask_input(masks, params, classes=classes, console=console)
+    require_background(truth.masks)
     identity = Identity(
         stage="transitions",
         version=VERSION,
@@ -44,7 +46,7 @@ def run(
         params=as_record(params),
         inputs=[source.as_input, *truth.records],
         extra={"masks_format": truth.format},
-        loose=["masks_format", "threshold", "split"],
+        loose=[*MASK_PARAMS, *STYLE_PARAMS],
     )
 
     def build(work: Work) -> Stage:
@@ -54,24 +56,25 @@ def run(
 
     outcome = run_stage(identity, options, console, inputs=[source.path], build=build)
     if figures is not None and outcome.plan is None:
-        draw(outcome.path, source, replace(options, output=figures), console)
+        draw(outcome.path, source, params, replace(options, output=figures), console)
+        console.note(f"tables and pictures are in {figures}")
     return outcome
 
 
-def draw(transitions: Path, tsne: Store, options: RunOptions, console: Console) -> Outcome:
+def draw(transitions: Path, tsne: Store, params: TransitionsParams, options: RunOptions, console: Console) -> Outcome:
     """Write CSV tables, heat maps, flow diagrams and trajectories of a transitions store to a folder."""
     source = open_store(transitions, "transitions")
     identity = Identity(
         stage="transitions --figures",
         version=FIGURES_VERSION,
         kind="folder",
-        params={},
+        params=style_record(params),
         inputs=[source.as_input, tsne.as_input],
     )
 
     def build(work: Work) -> Stage:
         from aligncut_cli.stages.transitions.figures import TransitionsFigures
 
-        return TransitionsFigures(work, source, tsne, console)
+        return TransitionsFigures(work, source, tsne, params, console)
 
     return run_stage(identity, options, console, inputs=[source.path, tsne.path], build=build)

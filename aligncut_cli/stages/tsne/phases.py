@@ -206,17 +206,14 @@ class TsneStage:
                 name: json.loads((self.work.wip / f"fit-{group}.json").read_text(encoding="utf-8"))
                 for group, name in enumerate(names)
             }
-        outcome = self.work.finish(
+        divergence = ", ".join(f"{fit['kl_divergence']:.3f}" for fit in fits.values())
+        found = f", KL divergence {divergence}" if fits else ", as in the basis"
+        return self.work.finish(
             models=self.axes.names,
             summary={"nodes": self.axes.n_nodes, "fitted_on": n_sample, "fit": fits},
+            said=[f"{self.axes.n_nodes:,} nodes placed in {self.params.dims}-D, fitted on {n_sample:,}{found}"],
             groups=names,
             colour_range={"low": low.tolist(), "high": high.tolist()},
             controls=self.controls,
             comparable=share_a_space(self.source.store),
         )
-        divergence = ", ".join(f"{fit['kl_divergence']:.3f}" for fit in fits.values())
-        self.console.note(
-            f"{self.axes.n_nodes:,} nodes placed in {self.params.dims}-D, fitted on {n_sample:,}"
-            + (f", KL divergence {divergence}" if fits else ", as in the basis")
-        )
-        return outcome

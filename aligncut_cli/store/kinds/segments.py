@@ -44,6 +44,13 @@ SCORES = {
     for name, about in MEANINGS.items()
 }
 IOU = Array("scores/iou", "float32", ("model", "layer", "class"), about="IoU of every class", when="--masks")
+EACH_IMAGE = Array(
+    "scores/each_image",
+    "float32",
+    ("model", "layer", "image"),
+    about="each image's own mIoU",
+    when="--masks, by the oracle",
+)
 LEVEL_MIOU = Array(
     "scores/miou_{level}", "float32", ("model", "layer"), about="of coarser clusters", when="--masks and --clusters"
 )
@@ -51,9 +58,24 @@ RUN_SCORES = Array(
     "runs/{score}", "float32", ("run", "model", "layer"), about="each score of every run", when="several EIGS"
 )
 RUN_IOU = Array("runs/iou", "float32", ("run", "model", "layer", "class"), about="IoU by run", when="several EIGS")
+RUN_EACH_IMAGE = Array(
+    "runs/each_image", "float32", ("run", "model", "layer", "image"), about="the same by run", when="several EIGS"
+)
 KIND = Kind(
     "segments",
-    (LABELS, LEVEL_LABELS, LEVEL_GROUPS, *SCORES.values(), IOU, LEVEL_MIOU, RUN_SCORES, RUN_IOU, *IMAGES),
+    (
+        LABELS,
+        LEVEL_LABELS,
+        LEVEL_GROUPS,
+        *SCORES.values(),
+        IOU,
+        LEVEL_MIOU,
+        EACH_IMAGE,
+        RUN_SCORES,
+        RUN_IOU,
+        RUN_EACH_IMAGE,
+        *IMAGES,
+    ),
 )
 
 # sums per block of images while the stage runs; kind: an image's own mask, or another's
@@ -63,6 +85,7 @@ WEIGHTS = Array("weights/{model}", "float64", ("block", "kind", "class"), _BLOCK
 ROUNDING = Array("rounding/{model}", "int64", ("block", "class", "rounded"), _BLOCK)
 HISTOGRAM = Array("histogram/{model}", "int64", ("block", "kind", "layer", "class", "best", "reached"), _BLOCK)
 IMAGE_MIOU = Array("image_miou/{model}", "float64", ("block", "kind", "layer", "threshold"), _BLOCK)
+OWN_MIOU = Array("own_miou/{model}", "float64", ("block", "image", "layer", "threshold"), _BLOCK)
 COUNTED = Array("counted/{model}", "int64", ("block", "kind"), _BLOCK)
 OVERLAP = Array("overlap/{model}", "int64", ("block", "kind", "layer", "class", "cluster"), _BLOCK)
 
@@ -87,14 +110,15 @@ def name_level_score(level: int) -> str:
 
 
 def declare_score(name: str) -> Array:
-    """Return the array of a score of the first eigs store: one of MEANINGS, `iou`, or one named by its level."""
-    known = {**SCORES, "iou": IOU}
+    """Return the array of a score of the first eigs store: one of MEANINGS, `iou`, `each_image`, or by its level."""
+    known = {**SCORES, "iou": IOU, "each_image": EACH_IMAGE}
     return known[name] if name in known else replace(LEVEL_MIOU, name=f"scores/{name}")
 
 
 def declare_run_score(name: str) -> Array:
     """Return the array of the same score of every eigs store."""
-    return RUN_IOU if name == "iou" else replace(RUN_SCORES, name=RUN_SCORES.at(name))
+    known = {"iou": RUN_IOU, "each_image": RUN_EACH_IMAGE}
+    return known[name] if name in known else replace(RUN_SCORES, name=RUN_SCORES.at(name))
 
 
 def create_levels(root: zarr.Group, levels: Sequence[int], *, n_graphs: int) -> None:
@@ -109,7 +133,7 @@ def create_scores(
     """Create `scores/` of the first eigs store, and `runs/` where there are several.
 
     names      : of the scores
-    sizes      : model, layer (of the model with most) and class
+    sizes      : model, layer (of the model with most), class and image
     attributes : names of classes and models, to read the axes by
     """
     root.create_group("scores", attributes=dict(attributes))

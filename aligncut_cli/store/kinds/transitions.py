@@ -159,6 +159,10 @@ class Transitions:
         """Return the centres of both slots of the pair, each (concept, dim)."""
         return self.store.read(FROM.at()), self.store.read(TO.at())
 
+    def read_layer_concepts(self, model: str) -> NDArray[Any]:
+        """Return the centres of every layer of a model that was followed, (layer, concept, dim)."""
+        return self.store.read(MODEL_CONCEPTS.at(model))
+
     def read_radius(self) -> NDArray[np.float64]:
         """Return the radius of the concepts of both slots of the pair."""
         return self.store.read(RADIUS.at())

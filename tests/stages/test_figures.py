@@ -1,0 +1,133 @@
+"""Figures in print: every format at one and at two columns, embedded letters, names, and the same bytes again."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from aligncut_cli.viz.labels import safe_colours, voc_colours
+from tests.conftest import aligncut, done
+
+MM = 25.4
+
+
+@pytest.fixture(scope="module")
+def masks(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
+    folder = tmp_path_factory.mktemp("masks")
+    for photo in photos.glob("*.png"):
+        with Image.open(photo) as picture:
+            mask = np.zeros(picture.size[::-1], dtype=np.uint8)
+        mask[: len(mask) // 2] = 1
+        Image.fromarray(mask).save(folder / photo.name)
+    return folder
+
+
+def commands(features: Path, eigs: Path, tsne: Path, masks: Path, folder: Path) -> dict[str, list[object]]:
+    """A command per kind of figure, small, and where its figures are written."""
+    return {
+        "compare": ["compare", features, "--n-sample", 50, "-o", folder / "compare"],
+        "render": ["render", tsne, "--images", 2, "-o", folder / "render"],
+        "concepts": ["concepts", tsne, "--concepts", 3, "--patches", 2, "-o", folder / "concepts"],
+        "segment": [
+            *("segment", eigs, "--masks", masks, "--resolution", "tokens", "--pictures", 1),
+            *("-o", folder / "s.zarr", "--figures", folder / "segment"),
+        ],
+        "transitions": [
+            *("transitions", tsne, "--along", "tiny", "--from", "tiny:0", "--to", "tiny:1", "--permutations", 5),
+            *("-o", folder / "x.zarr", "--figures", folder / "transitions"),
+        ],
+    }
+
+
+FIGURES = {
+    "compare": ["similarity", "relations"],
+    "render": ["overview", "photo-000"],
+    "concepts": ["patches", "map"],
+    "segment": ["scores", "overview", "overlays/photo-000"],
+    "transitions": ["transitions", "flow-tiny"],
+}
+
+
+@pytest.mark.parametrize("name", sorted(FIGURES))
+def test_figures_have_the_width_the_format_and_the_names_that_are_asked_for(
+    tmp_path: Path, features: Path, eigs: Path, tsne: Path, masks: Path, name: str
+) -> None:
+    looks = {"png": ["--width", "85mm", "--dpi", 150], "pdf": ["--width", "18cm", "--names", "tiny=Tiny Net"]}
+    for format, more in looks.items():
+        command = commands(features, eigs, tsne, masks, tmp_path / format)[name]
+        result = aligncut(*command, "--format", format, *more)
+        assert result.code == 0, result.err
+        for figure in FIGURES[name]:
+            file = tmp_path / format / name / f"{figure}.{format}"
+            if format == "png":
+                with Image.open(file) as picture:
+                    assert picture.size[0] == pytest.approx(85 / MM * 150, abs=1)
+            else:
+                content = file.read_bytes()
+                box = re.search(rb"/MediaBox \[ ?0 0 ([0-9.]+) ", content)
+                assert box
+                assert float(box[1]) == pytest.approx(180 / MM * 72, abs=1)
+                assert b"/FontFile2" in content, "letters are embedded as TrueType"
+                assert b"/Type3" not in content
+
+
+@pytest.mark.skipif(shutil.which("pdftotext") is None, reason="needs pdftotext")
+def test_letters_of_a_pdf_can_be_searched(tmp_path: Path, features: Path) -> None:
+    args = ["--n-sample", 50, "--format", "pdf", "--names", "tiny=Tiny Net"]
+    folder = done("compare", features, "-o", tmp_path / "c", *args)
+    text = subprocess.run(["pdftotext", folder / "similarity.pdf", "-"], capture_output=True, text=True, check=True)
+    assert "Tiny Net:0" in text.stdout
+
+
+def test_svg_needs_no_fonts_and_the_same_figure_has_the_same_bytes(tmp_path: Path, tsne: Path) -> None:
+    for format in ("svg", "pdf"):
+        both = [
+            done("render", tsne, "--images", 1, "-o", tmp_path / f"{format}{k}", "--format", format) for k in (0, 1)
+        ]
+        bytes_of = [(folder / f"photo-000.{format}").read_bytes() for folder in both]
+        assert bytes_of[0] == bytes_of[1]
+        assert format == "pdf" or (b"<path" in bytes_of[0] and b"font-family" not in bytes_of[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--width", "85"], "85mm, 18cm or 3.3in"),
+        (["--width", "2mm"], "Take 40 to 1000 mm"),
+        (["--names", "nobody=N"], "There are: tiny, pair"),
+        (["--names", "tiny"], "names nothing"),
+        (["--dpi", "10"], "--dpi"),
+    ],
+)
+def test_looks_that_cannot_be_are_refused(tmp_path: Path, tsne: Path, options: list[str], words: str) -> None:
+    result = aligncut("render", tsne, "-o", tmp_path / "r", *options)
+    assert result.code == 2, result.err
+    assert words in result.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_how_figures_look_makes_no_other_store(tmp_path: Path, eigs: Path, masks: Path) -> None:
+    args = ["segment", eigs, "--masks", masks, "--resolution", "tokens", "-o", tmp_path / "s.zarr"]
+    done(*args)
+    assert "is up to date" in aligncut(*args, "--format", "pdf", "--font-size", 9).err
+
+
+# Rows of L, M, S from linear RGB and back, and what a deuteranope sees (Vienot, Brettel and Mollon 1999).
+TO_LMS = np.array([[17.8824, 43.5161, 4.11935], [3.45565, 27.1554, 3.86714], [0.0299566, 0.184309, 1.46709]])
+DEUTERANOPE = np.array([[1, 0, 0], [0.494207, 0, 1.24827], [0, 0, 1]])
+
+
+def test_the_first_classes_are_told_apart_without_red_and_green_cones_as_by_all() -> None:
+    colours = safe_colours(8).astype(float)
+    assert len(np.unique(safe_colours(60), axis=0)) == 60
+    seen = ((colours / 255) ** 2.2) @ (np.linalg.inv(TO_LMS) @ DEUTERANOPE @ TO_LMS).T
+    seen = np.clip(seen, 0, 1) ** (1 / 2.2)
+    apart = np.linalg.norm(seen[:, None] - seen[None], axis=-1)[~np.eye(8, dtype=bool)]
+    assert apart.min() > 0.05
+    np.testing.assert_array_equal(voc_colours(3), [[0, 0, 0], [128, 0, 0], [0, 128, 0]])
