@@ -320,6 +320,49 @@ class TransitionsParams(MaskParams):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DecodeParams(StageParams):
+    """Parameters of `decode`."""
+
+    method: Literal["ridge", "towers", "both"] = knob(
+        "ridge", "Predict responses from features, or learn maps of photos and responses that meet; or both."
+    )
+    folds: int = knob(5, "Parts that the images are cut into; each is held out once.", at_least=2)
+    candidates: str = knob(
+        "all", "Among how many held-out images the seen one is looked for, such as 10,100,all; the last decides."
+    )
+    permutations: int = knob(1000, "Exchanges of images between responses that give the null and p.", at_least=1)
+    control: Literal["none", "shuffle"] = knob(
+        "none", "Also fit everything anew to shuffled image-response pairs, beside the real ones."
+    )
+    neurons: str | None = knob(
+        None, "Sizes of subsets, such as 10,20,40: the most responsive neurons against random ones."
+    )
+    subsets: int = knob(100, "Random subsets of every size.", at_least=1)
+    objective: Literal["contrastive", "regression", "classes"] = knob(
+        "contrastive", "What towers learn: to tell pairs apart, to predict responses, or to name --categories."
+    )
+    image_size: int = knob(64, "Side of the photos that towers see, in pixels; a multiple of 8.", at_least=16)
+    channels: int = knob(16, "Channels of the 8 x 8 maps of the towers.", at_least=1)
+    epochs: int = knob(30, "Passes of the towers over the training images, at most.", at_least=1)
+    patience: int = knob(8, "Epochs of the towers without a lower validation loss before stopping.", at_least=1)
+    dropout: float = knob(0.3, "Share of neurons that towers do without at each step.", at_least=0, at_most=0.95)
+    batch_images: int = knob(105, "Images per gradient step of the towers.", at_least=4)
+    learning_rate: float = knob(5e-3, "Highest learning rate of the towers' AdamW.", at_least=0)
+    weight_decay: float = knob(0.05, "Weight decay of the towers' AdamW.", at_least=0)
+    validation_share: float = knob(
+        0.1, "Share of images that chooses the ridge's penalty and stops the towers.", at_least=0.01, at_most=0.5
+    )
+    draws: int = knob(1000, "Draws of the bootstrap over images for median rank and pairwise choice.", at_least=20)
+    band: str | None = knob(None, "Spatial frequencies of PHOTOS to keep, as low:0.08 or high:0.08 cycles per pixel.")
+    photos: str | None = knob(None, "Folder where towers look for photos that have moved since `extract`.")
+    drop_nan_voxels: bool = knob(False, "Leave out neurons or voxels that have no response to some image.")
+    drop_nan_images: bool = knob(False, "Leave out images without any response.")
+    order: Literal["auto", "name", "path", "natural", "imagefolder", "caseless", "given"] = knob(
+        "auto", "How the images of unnamed rows were sorted; auto refuses where the plausible ways differ."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class DemoParams(StageParams):
     """Parameters of `demo`."""
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from aligncut_cli.store.kinds import alignment, eigs, features, segments, transitions, tsne
+from aligncut_cli.store.kinds import alignment, decoding, eigs, features, segments, transitions, tsne
 from aligncut_cli.store.kinds.base import Kind
 
 KINDS: dict[str, Kind] = {
-    kind.name: kind for kind in (features.KIND, alignment.KIND, eigs.KIND, tsne.KIND, segments.KIND, transitions.KIND)
+    kind.name: kind
+    for kind in (
+        *(features.KIND, alignment.KIND, eigs.KIND, tsne.KIND),
+        *(segments.KIND, transitions.KIND, decoding.KIND),
+    )
 }
 
 

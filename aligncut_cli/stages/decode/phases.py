@@ -1,0 +1,293 @@
+"""The computation of `decode`: fit every fold of every run, rank its held-out images, and score all together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aligncut_cli.brain.categories import read_categories
+from aligncut_cli.console import Console
+from aligncut_cli.errors import BadInput
+from aligncut_cli.maths.control_targets import shuffle_pairs
+from aligncut_cli.maths.device import resolve_device
+from aligncut_cli.maths.neuron_evidence import count_effective
+from aligncut_cli.maths.split_images import split_into_folds
+from aligncut_cli.params import DecodeParams, RunOptions
+from aligncut_cli.stages.decode.blocks import StoredFeatures
+from aligncut_cli.stages.decode.folds import FoldFit
+from aligncut_cli.stages.decode.images import DecodedImages
+from aligncut_cli.stages.decode.leaks import choose_fits
+from aligncut_cli.stages.decode.ridge import fit_by_ridge
+from aligncut_cli.stages.decode.runs import Run, list_runs
+from aligncut_cli.stages.decode.scores import ALL, Question, RunScores, parse_candidates, parse_neurons
+from aligncut_cli.stages.decode.sources import Source
+from aligncut_cli.stages.decode.tables import tabulate
+from aligncut_cli.stages.inputs import ResponsePaths
+from aligncut_cli.store.kinds.alignment import Alignment
+from aligncut_cli.store.kinds.base import put_images
+from aligncut_cli.store.kinds.decoding import (
+    BEST,
+    CATEGORIES,
+    CATEGORY,
+    CATEGORY_CHANCE,
+    CATEGORY_P,
+    CHANCE,
+    EVIDENCE,
+    FOLD,
+    NULL,
+    RANDOM,
+    RANK,
+    SCORES,
+    SIZE,
+    SUBSET_P,
+    SUBSETS,
+    TESTED,
+    TOP,
+    WRONG,
+    P,
+    create_decoding,
+)
+from aligncut_cli.store.kinds.features import Features
+from aligncut_cli.store.phases import Phase, single_step
+from aligncut_cli.store.read import Store, collect_controls
+from aligncut_cli.store.run import Outcome, Plan, Work, write_json
+from aligncut_cli.store.write import Writer, create_group
+
+PROCESS_BYTES = 700_000_000
+
+
+@dataclass(frozen=True)
+class Job:
+    """One fold of one run."""
+
+    run: int
+    fold: int
+
+
+class DecodeStage:
+    """One run of the stage."""
+
+    def __init__(
+        self,
+        work: Work,
+        sources: Sequence[Source],
+        paths: ResponsePaths,
+        params: DecodeParams,
+        options: RunOptions,
+        console: Console,
+        *,
+        alignment: Store | None,
+        categories: Path | None,
+    ) -> None:
+        self.work, self.params, self.console, self.sources = work, params, console, sources
+        self.synthetic = paths.are_synthetic()
+        self.device = resolve_device(options.device)
+        self.controls = collect_controls(alignment, *(source.store for source in sources))
+        self.images = DecodedImages(sources, paths, params)
+        console.note(self.images.joined.describe())
+        self.runs = list_runs(sources, params)
+        splits = split_into_folds(
+            self.images.n_images, n_folds=params.folds, validation_share=params.validation_share, seed=params.seed
+        )
+        self.categories: list[str] = []
+        belongs: NDArray[np.int64] | None = None
+        if categories is not None:
+            self.categories, belongs = read_categories(categories, self.images.ids)
+        self.question = Question(
+            splits,
+            parse_candidates(params.candidates, splits),
+            parse_neurons(params.neurons, self.images.n_neurons),
+            belongs,
+            params,
+        )
+        self.alignment = None if alignment is None else Alignment(alignment)
+        self.fits = choose_fits(self.alignment, sources, paths, params)
+        self.jobs = [Job(run, fold) for run in range(len(self.runs)) for fold in range(params.folds)]
+        self.writer = Writer(work.staging)
+        self.features = {
+            number: self._open_features(number, 0)
+            for number in sorted({run.source for run in self.runs if run.method == "ridge"})
+        }
+
+    def _open_features(self, source: int, fold: int) -> StoredFeatures:
+        store = self.sources[source].store
+        if store is None:
+            raise BadInput(f"{self.sources[source].path} holds no features")
+        rows = self.images.joined.feature_rows
+        return StoredFeatures(Features(store), rows, alignment=self.alignment, fit=self.fits[fold])
+
+    def plan(self) -> Plan:
+        """Return the bytes of one fold's products, and of ranking it."""
+        n, neurons = self.images.n_images, self.images.n_neurons
+        test = max(len(split.test) for split in self.question.splits)
+        widths = [sum(features.widths) for features in self.features.values()]
+        widest = max(widths, default=0)
+        inner = min(widest, n - test)
+        exact = n * widest * 4 * 4 if widest > n - test else 0  # features, scaled, in float64, and their kernel
+        scores = self.params.permutations * (len(self.question.candidates) * len(TESTED) + n) * 8
+        return Plan(
+            memory=PROCESS_BYTES
+            + 8 * (6 * inner * inner + 24 * inner * neurons)
+            + exact
+            + 12 * test * neurons * self.params.folds
+            + 64 * test * 40
+            + scores,
+            disk=len(self.jobs) * test * neurons * 8 + scores * len(self.runs),
+            notes={"images": n, "neurons": neurons, "runs": len(self.runs), "candidates": test},
+        )
+
+    def phases(self) -> Sequence[Phase[Any]]:
+        """Return the phases in order."""
+        return [
+            single_step("create", self._create),
+            Phase("fit", self.jobs, self._fit, unit="folds", detail=lambda job: self.runs[job.run].name, parallel=True),
+            Phase("retrieve", self.runs, self._retrieve, unit="runs", detail=lambda run: run.name, parallel=True),
+        ]
+
+    # phases
+
+    def _create(self) -> None:
+        root = create_group(self.work.staging)
+        question, params = self.question, self.params
+        put_images(root, self.images.table, {})
+        more = [*(SUBSETS if question.sizes else ()), *(CATEGORIES if self.categories else ())]
+        sizes = {
+            "run": len(self.runs),
+            "image": question.n_images,
+            "candidates": len(question.candidates),
+            "bound": 3,
+            "exchange": params.permutations,
+            "neuron": self.images.n_neurons,
+            "size": len(question.sizes),
+            "subset": params.subsets,
+        }
+        shown = [ALL if number is None else number for number in question.candidates]
+        create_decoding(
+            root, sizes, more=more, attributes={"runs": [run.name for run in self.runs], "candidates": shown}
+        )
+        fold = np.empty(question.n_images, np.int16)
+        for number, split in enumerate(question.splits):
+            fold[split.test] = number
+        root[FOLD.at()][...] = fold  # type: ignore[index]
+        for name, array in CHANCE.items():
+            root[array.at()][...] = [question.chance(name, number) for number in question.candidates]  # type: ignore[index]
+        if question.sizes:
+            root[SIZE.at()][...] = question.sizes  # type: ignore[index]
+
+    def _read_responses(self, run: Run) -> Any:
+        """Return what reads responses of some images, or of the images that stand in for them in the control."""
+        rows = self.images.joined.response_rows
+        if run.shuffled:
+            rows = rows[shuffle_pairs(len(rows), seed=self.params.seed)]
+        return lambda images: self.images.responses.read(rows[images])
+
+    def _fit(self, index: int, job: Job, data: None) -> None:
+        """Fit one fold, and keep what ranking its images needs."""
+        run, split = self.runs[job.run], self.question.splits[job.fold]
+        features = self.features[run.source]
+        if self.fits[job.fold] != self.fits[0]:
+            features = self._open_features(run.source, job.fold)
+        fit = fit_by_ridge(features, self._read_responses(run), split, device=self.device)
+        fit.save(self._file(job))
+        write_json(self.work.wip / f"fit-{job.run}-{job.fold}.json", dict(fit.record))
+
+    def _file(self, job: Job) -> Path:
+        return self.work.scratch / f"fit-{job.run}-{job.fold}.npz"
+
+    def _record(self, job: Job) -> dict[str, Any]:
+        record: dict[str, Any] = json.loads((self.work.wip / f"fit-{job.run}-{job.fold}.json").read_text())
+        return record
+
+    def _retrieve(self, index: int, run: Run, data: None) -> None:
+        """Rank the held-out images of all folds of a run, and write everything that follows."""
+        jobs = [job for job in self.jobs if job.run == index]
+        scores = RunScores(self.question, [FoldFit.load(self._file(job), self._record(job)) for job in jobs])
+        here = slice(index, index + 1)
+        self.writer.write(RANK.at(), here, scores.ranks[None])
+        self.writer.write(BEST.at(), here, scores.named("best")[None])
+        self.writer.write(WRONG.at(), here, scores.named("wrong")[None])
+        null, p = scores.null(), scores.p_values()
+        for name, values in scores.score().items():
+            self.writer.write(SCORES[name].at(), here, values[None])
+        for at, name in enumerate(TESTED):
+            self.writer.write(NULL[name].at(), here, null[None, :, at])
+            self.writer.write(P[name].at(), here, p[None, :, at])
+        self.writer.write(EVIDENCE.at(), here, scores.evidence()[None])
+        if self.question.sizes:
+            for array, subset in zip((TOP, RANDOM, SUBSET_P), scores.subsets(), strict=True):
+                self.writer.write(array.at(), here, subset[None])
+        if self.question.categories is not None:
+            shares, chance, of_right = scores.categories(self.question.categories)
+            for name, share in shares.items():
+                self.writer.write(CATEGORY[name].at(), here, share[None])
+                self.writer.write(CATEGORY_CHANCE[name].at(), here, np.array([chance[name]]))
+            self.writer.write(CATEGORY_P.at(), here, np.array([of_right]))
+
+    # ending
+
+    def _summarize(self, index: int, run: Run) -> dict[str, Any]:
+        """Return one run's scores among all candidates asked for last, for the record and the table."""
+        score = {name: self.writer.read(array.at(), (index,))[-1] for name, array in SCORES.items()}
+        found: dict[str, Any] = {
+            "run": run.name,
+            "method": run.method,
+            "shuffled": run.shuffled,
+            **{name: list(map(float, values)) for name, values in score.items()},
+            "p": {name: float(self.writer.read(array.at(), (index,))[-1]) for name, array in P.items()},
+            "effective_neurons": count_effective(self.writer.read(EVIDENCE.at(), (index,))),
+            "fits": [self._record(job) for job in self.jobs if job.run == index],
+        }
+        if self.question.sizes:
+            top, random, p = (self.writer.read(array.at(), (index,)) for array in (TOP, RANDOM, SUBSET_P))
+            columns = zip(self.question.sizes, top, random.mean(axis=1), p, strict=True)
+            found["neurons"] = [
+                {"size": size, "top": float(a), "random": float(b), "p": float(c)} for size, a, b, c in columns
+            ]
+        if self.categories:
+            found["category"] = {
+                name: {
+                    "share": list(map(float, self.writer.read(CATEGORY[name].at(), (index,)))),
+                    "chance": float(self.writer.read(CATEGORY_CHANCE[name].at(), (index,))),
+                }
+                for name in CATEGORY
+            } | {"p": float(self.writer.read(CATEGORY_P.at(), (index,)))}
+        return found
+
+    def finish(self) -> Outcome:
+        """Give the store its name, and show the scores of all runs."""
+        runs = [self._summarize(index, run) for index, run in enumerate(self.runs)]
+        number = self.question.candidates[-1]
+        largest = max(len(split.test) for split in self.question.splits)
+        chance = {name: self.question.chance(name, number) for name in SCORES}
+        best = max((run for run in runs if not run["shuffled"]), key=lambda run: run["top1"][0])
+        summary: Mapping[str, Any] = {
+            "images": self.question.n_images,
+            "neurons": self.images.n_neurons,
+            "folds": self.params.folds,
+            "candidates": number or largest,
+            "best_run": best["run"],
+            "best_top1": best["top1"][0],
+            "best_top1_p": best["p"]["top1"],
+            "chance_top1": chance["top1"],
+            "synthetic": self.synthetic,
+            "chance": chance,
+            "runs": runs,
+        }
+        outcome = self.work.finish(
+            summary=summary,
+            controls=self.controls,
+            runs=[run.name for run in self.runs],
+            candidates=[candidates or largest for candidates in self.question.candidates],
+            categories=self.categories,
+            responses=dict(self.images.responses.record)
+            | {"synthetic": self.synthetic, "pairing": dict(self.images.joined.record)},
+        )
+        for title, header, rows in tabulate(summary, self.controls):
+            self.console.table(header, rows, title=title)
+        return outcome

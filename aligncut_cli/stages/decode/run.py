@@ -1,0 +1,62 @@
+"""Decodes which image was seen from the responses to it, cross-validated, with the controls that this needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from aligncut_cli.console import Console
+from aligncut_cli.digests import digest_file
+from aligncut_cli.errors import UsageError
+from aligncut_cli.params import DecodeParams, RunOptions, as_record
+from aligncut_cli.stages.decode.sources import open_sources
+from aligncut_cli.stages.inputs import ResponsePaths
+from aligncut_cli.store.phases import Stage, run_stage
+from aligncut_cli.store.provenance import Identity, InputRecord
+from aligncut_cli.store.read import open_store
+from aligncut_cli.store.run import Outcome, Work
+
+VERSION = 1
+
+
+def run(
+    sources: Sequence[str],
+    paths: ResponsePaths | None,
+    params: DecodeParams,
+    options: RunOptions,
+    console: Console,
+    *,
+    alignment: Path | None = None,
+    categories: Path | None = None,
+) -> Outcome:
+    """Write a decoding store; returns its path and scores.
+
+    sources    : features stores or, for towers, photos; each PATH or NAME=PATH
+    categories : CSV with the category of every image
+    """
+    if paths is None:
+        raise UsageError("decode needs --responses", do="Give a table of images x neurons, as for `align`.")
+    if params.objective == "classes" and categories is None and params.method != "ridge":
+        raise UsageError("--objective classes learns categories", do="Give --categories CSV.")
+    opened = open_sources(sources, method=params.method, note=console.note)
+    space = None if alignment is None else open_store(alignment, "alignment")
+    inputs = [*(source.record for source in opened), paths.as_input(), *([] if space is None else [space.as_input])]
+    if categories is not None:
+        digest = digest_file(categories, what="categories")
+        inputs.append(InputRecord(str(categories.resolve()), "categories", digest, files=(categories,)))
+    identity = Identity(
+        stage="decode",
+        version=VERSION,
+        kind="decoding",
+        params=as_record(params),
+        inputs=inputs,
+        extra={"runs": [source.name for source in opened]},
+    )
+
+    def build(work: Work) -> Stage:
+        from aligncut_cli.stages.decode.phases import DecodeStage
+
+        return DecodeStage(work, opened, paths, params, options, console, alignment=space, categories=categories)
+
+    outside = [source.path for source in opened if source.path.is_dir()]
+    return run_stage(identity, options, console, inputs=outside, build=build)
