@@ -343,7 +343,7 @@ class DecodeParams(StageParams):
     )
     image_size: int = knob(64, "Side of the photos that towers see, in pixels; a multiple of 8.", at_least=16)
     channels: int = knob(16, "Channels of the 8 x 8 maps of the towers.", at_least=1)
-    epochs: int = knob(30, "Passes of the towers over the training images, at most.", at_least=1)
+    epochs: int = knob(25, "Passes of the towers over the training images, at most.", at_least=1)
     patience: int = knob(8, "Epochs of the towers without a lower validation loss before stopping.", at_least=1)
     dropout: float = knob(0.3, "Share of neurons that towers do without at each step.", at_least=0, at_most=0.95)
     batch_images: int = knob(105, "Images per gradient step of the towers.", at_least=4)

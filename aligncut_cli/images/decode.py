@@ -150,6 +150,11 @@ def decode_image(path: Path, copies: Sequence[tuple[int, int] | Copy]) -> list[P
         return [np.array(seen.resize((w, h), RESAMPLING[how])) for h, w, how in wanted]
 
 
+def resize_pixels(pixels: Pixels, copy: Copy) -> Pixels:
+    """Resize pixels (h, w, 3) as `decode_image` resizes photos."""
+    return np.array(Image.fromarray(pixels).resize((copy.width, copy.height), RESAMPLING[copy.interpolation]))
+
+
 def _to_rgb(image: Image.Image, *, side: int = 1) -> Image.Image:
     """Load an image and return it in 8-bit RGB; one of more than LARGE_PIXELS with sides of at least twice `side`."""
     image.load()

@@ -1,4 +1,4 @@
-"""What ranks are worth: top-1 and top-5 among so many candidates, pairwise choice, median rank; how sure, and chance."""
+"""What ranks are worth: top-1 and top-5 among so many candidates, pairwise choice, median rank; bounds and chance."""
 
 from __future__ import annotations
 

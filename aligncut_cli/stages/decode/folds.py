@@ -25,6 +25,7 @@ class FoldFit:
     weight     : (neurons, d) of the map of responses; (0, 0) where candidates are predicted responses
     activity   : (neurons,) mean response to the training images, in the responses' unit
     maps       : (n, channel, row, column) of each image; (0, 0, 0, 0) of a ridge
+    look       : (neurons, row, column) where each neuron looks; (0, 0, 0) of a ridge
     record     : figures of the fit, for the store's record
     """
 
@@ -33,6 +34,7 @@ class FoldFit:
     weight: Floats
     activity: Floats
     maps: Floats
+    look: Floats
     record: Mapping[str, Any]
 
     def save(self, path: Path) -> None:
@@ -72,4 +74,4 @@ class FoldFit:
         return np.asarray(self.responses / np.where(length > 0, length, 1), dtype=np.float32)
 
 
-ARRAYS = ("responses", "candidates", "weight", "activity", "maps")
+ARRAYS = ("responses", "candidates", "weight", "activity", "maps", "look")

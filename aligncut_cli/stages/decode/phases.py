@@ -14,23 +14,28 @@ from numpy.typing import NDArray
 from aligncut_cli.brain.categories import read_categories
 from aligncut_cli.console import Console
 from aligncut_cli.errors import BadInput
+from aligncut_cli.machine import cpu_count
 from aligncut_cli.maths.control_targets import shuffle_pairs
 from aligncut_cli.maths.device import resolve_device
+from aligncut_cli.maths.image_band import parse_band
 from aligncut_cli.maths.neuron_evidence import count_effective
 from aligncut_cli.maths.split_images import split_into_folds
+from aligncut_cli.maths.towers import GRID, WIDTH
 from aligncut_cli.params import DecodeParams, RunOptions
 from aligncut_cli.stages.decode.blocks import StoredFeatures
 from aligncut_cli.stages.decode.folds import FoldFit
 from aligncut_cli.stages.decode.images import DecodedImages
 from aligncut_cli.stages.decode.leaks import choose_fits
+from aligncut_cli.stages.decode.pictures import Pictures
 from aligncut_cli.stages.decode.ridge import fit_by_ridge
 from aligncut_cli.stages.decode.runs import Run, list_runs
 from aligncut_cli.stages.decode.scores import ALL, Question, RunScores, parse_candidates, parse_neurons
 from aligncut_cli.stages.decode.sources import Source
 from aligncut_cli.stages.decode.tables import tabulate
+from aligncut_cli.stages.decode.towers import fit_by_towers
 from aligncut_cli.stages.inputs import ResponsePaths
 from aligncut_cli.store.kinds.alignment import Alignment
-from aligncut_cli.store.kinds.base import put_images
+from aligncut_cli.store.kinds.base import PER_BLOCK, put_images
 from aligncut_cli.store.kinds.decoding import (
     BEST,
     CATEGORIES,
@@ -40,6 +45,8 @@ from aligncut_cli.store.kinds.decoding import (
     CHANCE,
     EVIDENCE,
     FOLD,
+    LOOK,
+    MAPS,
     NULL,
     RANDOM,
     RANK,
@@ -54,12 +61,14 @@ from aligncut_cli.store.kinds.decoding import (
     create_decoding,
 )
 from aligncut_cli.store.kinds.features import Features
+from aligncut_cli.store.nodes import image_slices
 from aligncut_cli.store.phases import Phase, single_step
 from aligncut_cli.store.read import Store, collect_controls
 from aligncut_cli.store.run import Outcome, Plan, Work, write_json
 from aligncut_cli.store.write import Writer, create_group
 
 PROCESS_BYTES = 700_000_000
+PICTURES_PER_BLOCK, MAPS_PER_CHUNK = 256, 1024
 
 
 @dataclass(frozen=True)
@@ -110,10 +119,23 @@ class DecodeStage:
         self.fits = choose_fits(self.alignment, sources, paths, params)
         self.jobs = [Job(run, fold) for run in range(len(self.runs)) for fold in range(params.folds)]
         self.writer = Writer(work.staging)
-        self.features = {
-            number: self._open_features(number, 0)
-            for number in sorted({run.source for run in self.runs if run.method == "ridge"})
-        }
+        self.threads = options.workers or cpu_count()
+        self.pictures = {number: self._open_pictures(number) for number in self._sources_of("towers")}
+        self.features = {number: self._open_features(number, 0) for number in self._sources_of("ridge")}
+
+    def _sources_of(self, method: str) -> list[int]:
+        return sorted({run.source for run in self.runs if run.method == method})
+
+    def _open_pictures(self, source: int) -> Pictures:
+        store = self.sources[source].store
+        text = self.params.band if store is None else store.record["params"].get("band")
+        return Pictures(
+            self.work.scratch / f"pictures-{source}.npy",
+            self.images.table,
+            side=self.params.image_size,
+            band=None if text is None else parse_band(text),
+            photos=self.params.photos,
+        )
 
     def _open_features(self, source: int, fold: int) -> StoredFeatures:
         store = self.sources[source].store
@@ -130,6 +152,9 @@ class DecodeStage:
         widest = max(widths, default=0)
         inner = min(widest, n - test)
         exact = n * widest * 4 * 4 if widest > n - test else 0  # features, scaled, in float64, and their kernel
+        size = self.params.channels * GRID**2 if self.pictures else 0
+        seen = max(self.params.batch_images, min(512, n)) * self.params.image_size**2 * WIDTH * 4
+        towers = 8 * seen + 16 * neurons * size + 8 * n * size if self.pictures else 0
         scores = self.params.permutations * (len(self.question.candidates) * len(TESTED) + n) * 8
         return Plan(
             memory=PROCESS_BYTES
@@ -137,8 +162,11 @@ class DecodeStage:
             + exact
             + 12 * test * neurons * self.params.folds
             + 64 * test * 40
+            + towers
             + scores,
-            disk=len(self.jobs) * test * neurons * 8 + scores * len(self.runs),
+            disk=len(self.jobs) * test * (neurons * 8 + size * 8)
+            + scores * len(self.runs)
+            + len(self.pictures) * n * (3 * self.params.image_size**2 + 2 * size),
             notes={"images": n, "neurons": neurons, "runs": len(self.runs), "candidates": test},
         )
 
@@ -146,9 +174,21 @@ class DecodeStage:
         """Return the phases in order."""
         return [
             single_step("create", self._create),
+            *([self._picture_phase()] if self.pictures else []),
             Phase("fit", self.jobs, self._fit, unit="folds", detail=lambda job: self.runs[job.run].name, parallel=True),
             Phase("retrieve", self.runs, self._retrieve, unit="runs", detail=lambda run: run.name, parallel=True),
         ]
+
+    def _picture_phase(self) -> Phase[tuple[int, slice]]:
+        slices = list(image_slices(self.images.n_images, PICTURES_PER_BLOCK))
+        return Phase(
+            "pictures",
+            [(number, images) for number in self.pictures for images in slices],
+            lambda index, block, data: self.pictures[block[0]].write(block[1], threads=self.threads),
+            unit="images",
+            size=lambda block: block[1].stop - block[1].start,
+            parallel=True,
+        )
 
     # phases
 
@@ -171,6 +211,12 @@ class DecodeStage:
         create_decoding(
             root, sizes, more=more, attributes={"runs": [run.name for run in self.runs], "candidates": shown}
         )
+        for name in self._towers:
+            tower = {"channel": params.channels, "row": GRID, "column": GRID, PER_BLOCK: MAPS_PER_CHUNK}
+            for array in (MAPS, LOOK):
+                array.create(root, {**sizes, **tower}, name)
+        for pictures in self.pictures.values():
+            pictures.create()
         fold = np.empty(question.n_images, np.int16)
         for number, split in enumerate(question.splits):
             fold[split.test] = number
@@ -187,13 +233,30 @@ class DecodeStage:
             rows = rows[shuffle_pairs(len(rows), seed=self.params.seed)]
         return lambda images: self.images.responses.read(rows[images])
 
+    @property
+    def _towers(self) -> list[str]:
+        """Return the names of the runs whose maps are kept."""
+        return [run.name for run in self.runs if run.method == "towers" and not run.shuffled]
+
     def _fit(self, index: int, job: Job, data: None) -> None:
         """Fit one fold, and keep what ranking its images needs."""
         run, split = self.runs[job.run], self.question.splits[job.fold]
-        features = self.features[run.source]
-        if self.fits[job.fold] != self.fits[0]:
-            features = self._open_features(run.source, job.fold)
-        fit = fit_by_ridge(features, self._read_responses(run), split, device=self.device)
+        read = self._read_responses(run)
+        if run.method == "ridge":
+            features = self.features[run.source]
+            if self.fits[job.fold] != self.fits[0]:
+                features = self._open_features(run.source, job.fold)
+            fit = fit_by_ridge(features, read, split, device=self.device)
+        else:
+            fit = fit_by_towers(
+                self.pictures[run.source].open(),
+                read,
+                self.question.categories,
+                split,
+                self.params,
+                fold=job.fold,
+                device=self.device,
+            )
         fit.save(self._file(job))
         write_json(self.work.wip / f"fit-{job.run}-{job.fold}.json", dict(fit.record))
 
@@ -209,6 +272,8 @@ class DecodeStage:
         jobs = [job for job in self.jobs if job.run == index]
         scores = RunScores(self.question, [FoldFit.load(self._file(job), self._record(job)) for job in jobs])
         here = slice(index, index + 1)
+        if run.name in self._towers:
+            self._write_maps(run.name, scores)
         self.writer.write(RANK.at(), here, scores.ranks[None])
         self.writer.write(BEST.at(), here, scores.named("best")[None])
         self.writer.write(WRONG.at(), here, scores.named("wrong")[None])
@@ -228,6 +293,13 @@ class DecodeStage:
                 self.writer.write(CATEGORY[name].at(), here, share[None])
                 self.writer.write(CATEGORY_CHANCE[name].at(), here, np.array([chance[name]]))
             self.writer.write(CATEGORY_P.at(), here, np.array([of_right]))
+
+    def _write_maps(self, name: str, scores: RunScores) -> None:
+        maps = scores.gather([fit.maps.astype(np.float16) for fit in scores.fits])
+        for images in image_slices(len(maps), MAPS_PER_CHUNK):
+            self.writer.write(MAPS.at(name), images, maps[images])
+        squares = [np.square(fit.look, dtype=np.float64) for fit in scores.fits]
+        self.writer.write(LOOK.at(name), ..., np.sqrt(np.mean(squares, axis=0)))
 
     # ending
 
@@ -285,6 +357,7 @@ class DecodeStage:
             runs=[run.name for run in self.runs],
             candidates=[candidates or largest for candidates in self.question.candidates],
             categories=self.categories,
+            towers=self._towers,
             responses=dict(self.images.responses.record)
             | {"synthetic": self.synthetic, "pairing": dict(self.images.joined.record)},
         )

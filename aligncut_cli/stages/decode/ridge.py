@@ -101,5 +101,6 @@ def fit_by_ridge(features: FeatureBlocks, read: ReadResponses, split: ImageSplit
         weight=np.empty((0, 0), np.float32),
         activity=scale.mean.astype(np.float32),
         maps=np.empty((0, 0, 0, 0), np.float32),
+        look=np.empty((0, 0, 0), np.float32),
         record={"penalty": penalty if np.isfinite(penalty) else None},
     )

@@ -50,6 +50,7 @@ def run(
         kind="decoding",
         params=as_record(params),
         inputs=inputs,
+        loose=["photos"],
         extra={"runs": [source.name for source in opened]},
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -139,22 +140,22 @@ class RunScores:
             tables=self.question.tables(n),
         )
 
-    def _spread(self, values: Sequence[NDArray[np.generic]]) -> NDArray[np.generic]:
-        """Put values of the folds' held-out images in the order of all images."""
-        out = np.empty(self.question.n_images, dtype=values[0].dtype)
+    def gather(self, values: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        """Put values (n, ...) of each fold's held-out images in the order of all images."""
+        out = np.empty((self.question.n_images, *values[0].shape[1:]), dtype=values[0].dtype)
         for split, part in zip(self.question.splits, values, strict=True):
             out[split.test] = part
         return out
 
     @property
-    def ranks(self) -> NDArray[np.generic]:
+    def ranks(self) -> NDArray[Any]:
         """Return (images,) the seen image's place, from 1."""
-        return self._spread([fold.rank + 1 for fold in self.folds])
+        return self.gather([fold.rank + 1 for fold in self.folds])
 
-    def named(self, which: str) -> NDArray[np.generic]:
+    def named(self, which: str) -> NDArray[Any]:
         """Return (images,) the image that is `best` or nearest `wrong`, by its number among all."""
         tests = [split.test for split in self.question.splits]
-        return self._spread([test[getattr(fold, which)] for test, fold in zip(tests, self.folds, strict=True)])
+        return self.gather([test[getattr(fold, which)] for test, fold in zip(tests, self.folds, strict=True)])
 
     @cached_property
     def _worth(self) -> Double:
