@@ -103,6 +103,9 @@ class ExtractParams(StageParams):
         (), "bicubic, bilinear, ... or NAME=bicubic: how photos are resized; otherwise as the weights want it."
     )
     size: tuple[str, ...] = knob((), "PIXELS or NAME=PIXELS: side of the input, as @PIXELS after a model.")
+    band: str | None = knob(
+        None, "Spatial frequencies to keep of each photo: low:C or high:C with C in cycles per pixel, such as low:0.08."
+    )
     layers: str = knob("all", "Layers to keep: all, a range such as 0-11, or a list such as 3,6,9.")
     save: Literal["tokens", "pooled", "both"] = knob(
         "both", "Save every token (float16), the mean over tokens (float32), or both."
@@ -353,7 +356,7 @@ class DecodeParams(StageParams):
         0.1, "Share of images that chooses the ridge's penalty and stops the towers.", at_least=0.01, at_most=0.5
     )
     draws: int = knob(1000, "Draws of the bootstrap over images for median rank and pairwise choice.", at_least=20)
-    band: str | None = knob(None, "Spatial frequencies of PHOTOS to keep, as low:0.08 or high:0.08 cycles per pixel.")
+    band: str | None = knob(None, "Spatial frequencies of PHOTOS to keep, as in `extract`, such as low:0.08.")
     photos: str | None = knob(None, "Folder where towers look for photos that have moved since `extract`.")
     drop_nan_voxels: bool = knob(False, "Leave out neurons or voxels that have no response to some image.")
     drop_nan_images: bool = knob(False, "Leave out images without any response.")

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from aligncut_cli.brain.categories import read_categories
 from aligncut_cli.console import Console
 from aligncut_cli.errors import BadInput
+from aligncut_cli.images.band import parse_band
 from aligncut_cli.machine import cpu_count
 from aligncut_cli.maths.control_targets import shuffle_pairs
 from aligncut_cli.maths.device import resolve_device
-from aligncut_cli.maths.image_band import parse_band
 from aligncut_cli.maths.neuron_evidence import count_effective
 from aligncut_cli.maths.split_images import split_into_folds
 from aligncut_cli.maths.towers import GRID, WIDTH

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aligncut_cli.errors import BadInput
-from aligncut_cli.images.decode import Copy, Pixels, decode_image, resize_pixels
-from aligncut_cli.maths.image_band import Band, filter_band
+from aligncut_cli.images.band import Band
+from aligncut_cli.images.decode import Copy, Pixels, decode_image
 from aligncut_cli.stages.photos import Photos
 
 
@@ -53,11 +53,7 @@ class Pictures:
                 f"the photo {self._photos.images['path'][image]} is not there any more, and towers need it",
                 do="Say where the photos are now: --photos DIR",
             )
-        small = Copy(self.side, self.side)
-        if self.band is None:
-            return decode_image(path, [small])[0]
-        whole = filter_band(decode_image(path, [Copy(*self._photos.size(image))])[0], self.band)
-        return resize_pixels(whole, small)
+        return decode_image(path, [Copy(self.side, self.side)], self.band)[0]
 
     def open(self) -> Any:
         """Return the array, mapped into memory."""

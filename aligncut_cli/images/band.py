@@ -22,6 +22,10 @@ class Band(NamedTuple):
     side: Literal["low", "high"]
     cutoff: float
 
+    def of_reduced(self, factor: float) -> Band:
+        """Return the same band of a picture that was made smaller by a factor."""
+        return self._replace(cutoff=min(0.5, self.cutoff * factor))
+
     def __str__(self) -> str:
         return f"{self.side}:{self.cutoff:g}"
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from aligncut_cli.errors import UsageError
-from aligncut_cli.maths.image_band import filter_band, parse_band
+from aligncut_cli.images.band import filter_band, parse_band
 
 
 def grating(frequency: float) -> np.ndarray:
