@@ -8,9 +8,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from aligncut_cli.maths.split_images import split_into_folds
-from aligncut_cli.store.kinds.decoding import BEST, EVIDENCE, FOLD, NULL, RANK, SCORES, WRONG, P
+from aligncut_cli.store.kinds.decoding import (
+    BEST,
+    EVIDENCE,
+    FOLD,
+    MAPS,
+    NULL,
+    RANK,
+    REPEAT_CEILING,
+    REPEAT_RANK,
+    SCORES,
+    WRONG,
+    Decoding,
+    P,
+)
 from aligncut_cli.store.read import open_store
 from tests.conftest import aligncut, array_bytes, done, spawn
 from tests.planted import write_features
@@ -222,3 +236,72 @@ def test_an_alignment_that_has_seen_the_held_out_responses_is_refused(tmp_path: 
     assert store.record["summary"]["best_top1_p"] == 1 / 200
     shared = done("align", features, "-o", tmp_path / "c.zarr", "--target", "consensus", "--universal-dim", 6)
     assert aligncut(*words, "-o", tmp_path / "f.zarr", "--alignment", shared).code == 0
+
+
+def test_repeats_are_averaged_and_give_a_ceiling_and_what_one_half_tells_of_the_other(
+    tmp_path: Path, world: tuple[Path, Path]
+) -> None:
+    features = world[0]
+    ids = [str(name) for name in open_store(features).read("images/id")]
+    rng = np.random.default_rng(7)
+    signal_ = np.load(world[1])
+    trials = np.repeat(signal_, 3, axis=0)[:-2]  # the last image was shown once
+    trials += 0.8 * rng.standard_normal(trials.shape)
+    (tmp_path / "ids.csv").write_text("image\n" + "\n".join(np.repeat(ids, 3)[:-2]) + "\n")
+    np.save(tmp_path / "trials.npy", trials.astype(np.float32))
+    words = ["decode", features, "--responses", tmp_path / "trials.npy", "--image-ids", tmp_path / "ids.csv"]
+    store = open_store(done(*words, "-o", tmp_path / "d.zarr", *FAST))
+    ranks, folds = store.read(REPEAT_RANK.at()), store.read(FOLD.at())
+    assert ranks[-1] == 0
+    assert (ranks[:-1] > 0).all()
+    first = np.array([trials[3 * k : 3 * k + 3][::2].mean(axis=0) for k in range(N - 1)])
+    second = np.array([trials[3 * k + 1] for k in range(N - 1)])
+    halves = [(half - half.mean(axis=0)) / half.std(axis=0) for half in (first, second)]
+    for k in range(N - 1):
+        others = [j for j in range(N - 1) if folds[j] == folds[k]]
+        similar = [np.corrcoef(halves[0][k], halves[1][j])[0, 1] for j in others]
+        assert ranks[k] == 1 + sum(value > similar[others.index(k)] for value in similar)
+    repeats = store.record["summary"]["repeats"]
+    assert repeats["top1"][0] == np.mean(ranks[:-1] == 1)
+    r = [np.corrcoef(a, b)[0, 1] for a, b in zip(first.T, second.T, strict=True)]
+    np.testing.assert_allclose(store.read(REPEAT_CEILING.at()), [2 * x / (1 + x) for x in r], rtol=1e-4)
+
+
+def plant_photos(folder: Path) -> tuple[Path, Path]:
+    """Write photos of coarse patches under fine noise; neurons respond to the patches, so to low frequencies only."""
+    rng = np.random.default_rng(0)
+    (folder / "photos").mkdir()
+    levels = rng.standard_normal((96, 4, 4))
+    for k, level in enumerate(levels):
+        coarse = np.kron(level, np.ones((12, 12)))
+        fine = 60 * np.sign(rng.standard_normal((48, 48, 1)))
+        pixels = np.clip(128 + 30 * coarse[..., None] + fine, 0, 255).astype(np.uint8)
+        Image.fromarray(pixels.repeat(3, axis=2)).save(folder / "photos" / f"p{k:03d}.png")
+    weights = rng.standard_normal((16, 20))
+    responses = levels.reshape(96, 16) @ weights + 0.5 * rng.standard_normal((96, 20))
+    np.save(folder / "responses.npy", responses.astype(np.float32))
+    return folder / "photos", folder / "responses.npy"
+
+
+TOWERS = ["--method", "towers", "--image-size", 32, "--channels", 4, "--epochs", 14, "--batch-images", 16]
+TOWERS = [*TOWERS, "--folds", 3, "--dropout", 0.1, *FAST]
+
+
+def test_towers_decode_photos_by_the_band_that_carries_the_image_and_by_no_other(tmp_path: Path) -> None:
+    photos, responses = plant_photos(tmp_path)
+    scores = {}
+    for name, band in (("all", []), ("low", ["--band", "low:0.08"]), ("high", ["--band", "high:0.2"])):
+        out = done("decode", photos, "--responses", responses, "-o", tmp_path / f"{name}.zarr", *TOWERS, *band)
+        store = open_store(out)
+        scores[name] = store.read(SCORES["top1"].at())[0, 0]
+        decoding = Decoding(store)
+        assert decoding.towers == ["photos towers"]
+        maps = store.read(MAPS.at("photos towers"))
+        assert maps.shape == (96, 4, 8, 8)
+        assert np.isfinite(maps.astype(np.float32)).all()
+        assert store.read("towers/photos towers/look").shape == (20, 8, 8)
+    assert scores["low"][1] > 3 / 32
+    assert scores["low"][0] > scores["high"][2]
+    assert scores["high"][0] < 4 / 32
+    again = done("decode", photos, "--responses", responses, "-o", tmp_path / "again.zarr", *TOWERS)
+    assert array_bytes(again) == array_bytes(tmp_path / "all.zarr")

@@ -13,6 +13,7 @@ from aligncut_cli.brain.responses import load_responses
 from aligncut_cli.errors import BadInput
 from aligncut_cli.images.workers import check_images
 from aligncut_cli.params import DecodeParams
+from aligncut_cli.stages.decode.repeats import Repeats
 from aligncut_cli.stages.decode.sources import Source
 from aligncut_cli.stages.inputs import ResponsePaths
 from aligncut_cli.store.kinds.base import read_images
@@ -26,6 +27,7 @@ class DecodedImages:
     table     : `images/` of those that take part: id, path, height and width
     responses : of all images, repeats averaged
     joined    : where each image lies in the sources and in the responses
+    repeats   : halves of the repeats of each image; None where no image has any
     """
 
     def __init__(self, sources: Sequence[Source], paths: ResponsePaths, params: DecodeParams) -> None:
@@ -56,6 +58,7 @@ class DecodedImages:
         rows = self.joined.feature_rows
         self.table: Table = {name: values[rows] for name, values in whole.items()}
         self.ids = [ids[row] for row in rows]
+        self.repeats = Repeats.find(self.responses, self.joined.response_rows)
 
     @property
     def n_images(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from aligncut_cli.images.band import parse_band
 from aligncut_cli.machine import cpu_count
 from aligncut_cli.maths.control_targets import shuffle_pairs
 from aligncut_cli.maths.device import resolve_device
-from aligncut_cli.maths.neuron_evidence import count_effective
+from aligncut_cli.maths.repeats import split_half_ceiling
 from aligncut_cli.maths.split_images import split_into_folds
 from aligncut_cli.maths.towers import GRID, WIDTH
 from aligncut_cli.params import DecodeParams, RunOptions
@@ -27,10 +27,12 @@ from aligncut_cli.stages.decode.folds import FoldFit
 from aligncut_cli.stages.decode.images import DecodedImages
 from aligncut_cli.stages.decode.leaks import choose_fits
 from aligncut_cli.stages.decode.pictures import Pictures
+from aligncut_cli.stages.decode.repeats import rank_repeats
 from aligncut_cli.stages.decode.ridge import fit_by_ridge
 from aligncut_cli.stages.decode.runs import Run, list_runs
 from aligncut_cli.stages.decode.scores import ALL, Question, RunScores, parse_candidates, parse_neurons
 from aligncut_cli.stages.decode.sources import Source
+from aligncut_cli.stages.decode.summary import summarize
 from aligncut_cli.stages.decode.tables import tabulate
 from aligncut_cli.stages.decode.towers import fit_by_towers
 from aligncut_cli.stages.inputs import ResponsePaths
@@ -50,6 +52,9 @@ from aligncut_cli.store.kinds.decoding import (
     NULL,
     RANDOM,
     RANK,
+    REPEAT_CEILING,
+    REPEAT_RANK,
+    REPEATS,
     SCORES,
     SIZE,
     SUBSET_P,
@@ -176,6 +181,7 @@ class DecodeStage:
             single_step("create", self._create),
             *([self._picture_phase()] if self.pictures else []),
             Phase("fit", self.jobs, self._fit, unit="folds", detail=lambda job: self.runs[job.run].name, parallel=True),
+            *([single_step("repeats", self._repeat)] if self.images.repeats is not None else []),
             Phase("retrieve", self.runs, self._retrieve, unit="runs", detail=lambda run: run.name, parallel=True),
         ]
 
@@ -196,7 +202,11 @@ class DecodeStage:
         root = create_group(self.work.staging)
         question, params = self.question, self.params
         put_images(root, self.images.table, {})
-        more = [*(SUBSETS if question.sizes else ()), *(CATEGORIES if self.categories else ())]
+        more = [
+            *(SUBSETS if question.sizes else ()),
+            *(CATEGORIES if self.categories else ()),
+            *(REPEATS if self.images.repeats is not None else ()),
+        ]
         sizes = {
             "run": len(self.runs),
             "image": question.n_images,
@@ -294,6 +304,14 @@ class DecodeStage:
                 self.writer.write(CATEGORY_CHANCE[name].at(), here, np.array([chance[name]]))
             self.writer.write(CATEGORY_P.at(), here, np.array([of_right]))
 
+    def _repeat(self) -> None:
+        """Look for each image by one half of its repeats among the other halves, and measure what repeats."""
+        if self.images.repeats is None:
+            return
+        first, second = self.images.repeats.read()
+        self.writer.write(REPEAT_CEILING.at(), ..., split_half_ceiling(first, second))
+        self.writer.write(REPEAT_RANK.at(), ..., rank_repeats(first, second, self.images.repeats.images, self.question))
+
     def _write_maps(self, name: str, scores: RunScores) -> None:
         maps = scores.gather([fit.maps.astype(np.float16) for fit in scores.fits])
         for images in image_slices(len(maps), MAPS_PER_CHUNK):
@@ -303,54 +321,14 @@ class DecodeStage:
 
     # ending
 
-    def _summarize(self, index: int, run: Run) -> dict[str, Any]:
-        """Return one run's scores among all candidates asked for last, for the record and the table."""
-        score = {name: self.writer.read(array.at(), (index,))[-1] for name, array in SCORES.items()}
-        found: dict[str, Any] = {
-            "run": run.name,
-            "method": run.method,
-            "shuffled": run.shuffled,
-            **{name: list(map(float, values)) for name, values in score.items()},
-            "p": {name: float(self.writer.read(array.at(), (index,))[-1]) for name, array in P.items()},
-            "effective_neurons": count_effective(self.writer.read(EVIDENCE.at(), (index,))),
-            "fits": [self._record(job) for job in self.jobs if job.run == index],
-        }
-        if self.question.sizes:
-            top, random, p = (self.writer.read(array.at(), (index,)) for array in (TOP, RANDOM, SUBSET_P))
-            columns = zip(self.question.sizes, top, random.mean(axis=1), p, strict=True)
-            found["neurons"] = [
-                {"size": size, "top": float(a), "random": float(b), "p": float(c)} for size, a, b, c in columns
-            ]
-        if self.categories:
-            found["category"] = {
-                name: {
-                    "share": list(map(float, self.writer.read(CATEGORY[name].at(), (index,)))),
-                    "chance": float(self.writer.read(CATEGORY_CHANCE[name].at(), (index,))),
-                }
-                for name in CATEGORY
-            } | {"p": float(self.writer.read(CATEGORY_P.at(), (index,)))}
-        return found
-
     def finish(self) -> Outcome:
         """Give the store its name, and show the scores of all runs."""
-        runs = [self._summarize(index, run) for index, run in enumerate(self.runs)]
-        number = self.question.candidates[-1]
+        records = [[self._record(job) for job in self.jobs if job.run == index] for index in range(len(self.runs))]
+        summary = summarize(
+            self.writer.read, self.runs, self.question, records, repeats=self.images.repeats is not None
+        )
+        summary["synthetic"] = self.synthetic
         largest = max(len(split.test) for split in self.question.splits)
-        chance = {name: self.question.chance(name, number) for name in SCORES}
-        best = max((run for run in runs if not run["shuffled"]), key=lambda run: run["top1"][0])
-        summary: Mapping[str, Any] = {
-            "images": self.question.n_images,
-            "neurons": self.images.n_neurons,
-            "folds": self.params.folds,
-            "candidates": number or largest,
-            "best_run": best["run"],
-            "best_top1": best["top1"][0],
-            "best_top1_p": best["p"]["top1"],
-            "chance_top1": chance["top1"],
-            "synthetic": self.synthetic,
-            "chance": chance,
-            "runs": runs,
-        }
         outcome = self.work.finish(
             summary=summary,
             controls=self.controls,

@@ -12,7 +12,7 @@ HEADINGS = {"top1": "top-1", "top5": "top-5", "pairwise": "pairwise", "median_ra
 
 
 def list_scores(summary: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
-    """Return header and rows: a row per run, and guessing last."""
+    """Return header and rows: a row per run, then what half of the repeats tells of the other, and guessing."""
     header = ["run", "top-1", "low", "high", "p", "top-5", "pairwise", "median rank", "effective neurons"]
     rows = [
         [
@@ -27,6 +27,9 @@ def list_scores(summary: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]
         for run in summary["runs"]
     ]
     chance = summary["chance"]
+    if "repeats" in summary:
+        own = summary["repeats"]
+        rows.append(["repeat to repeat", *own["top1"], None, own["top5"][0], None, own["median_rank"], None])
     rows.append(
         ["guessing", chance["top1"], None, None, None, chance["top5"], chance["pairwise"], chance["median_rank"], None]
     )
