@@ -561,6 +561,7 @@ def decode(
         Path | None,
         typer.Option("--categories", metavar="CSV", help="Category of each image, in columns image and category."),
     ] = None,
+    figures: FIGURES = None,
     *,
     params: DecodeParams,
     options: RunOptions,
@@ -578,7 +579,9 @@ def decode(
     from aligncut_cli.stages.inputs import ResponsePaths
 
     paths = None if responses is None else ResponsePaths(responses, image_ids)
-    return run_decode(sources, paths, params, options, console, alignment=alignment, categories=categories)
+    return run_decode(
+        sources, paths, params, options, console, alignment=alignment, categories=categories, figures=figures
+    )
 
 
 @app.command(rich_help_panel="Findings")

@@ -357,7 +357,8 @@ class DecodeParams(StageParams):
     )
     draws: int = knob(1000, "Draws of the bootstrap over images for median rank and pairwise choice.", at_least=20)
     band: str | None = knob(None, "Spatial frequencies of PHOTOS to keep, as in `extract`, such as low:0.08.")
-    photos: str | None = knob(None, "Folder where towers look for photos that have moved since `extract`.")
+    photos: str | None = knob(None, "Folder to look in for photos that have moved since `extract`.")
+    pictures: int = knob(12, "How many missed images --figures shows.", at_least=0)
     drop_nan_voxels: bool = knob(False, "Leave out neurons or voxels that have no response to some image.")
     drop_nan_images: bool = knob(False, "Leave out images without any response.")
     order: Literal["auto", "name", "path", "natural", "imagefolder", "caseless", "given"] = knob(

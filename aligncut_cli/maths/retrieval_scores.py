@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,3 +72,18 @@ def bootstrap_ranks(places: Double, worth: Double, *, n_draws: int, seed: int) -
     low, high = centre_on_score(values, COVERAGE)
     bounds = np.clip([low, high], [1, 0], [np.inf, 1])
     return Interval(*map(float, bounds[:, 0])), Interval(*map(float, bounds[:, 1]))
+
+
+def top_by_candidates(rank: Index, sizes: Index, numbers: Sequence[int], *, top: int = 1) -> Double:
+    """Share of images among the first `top` of so many candidates, drawn from those of their fold; (numbers,).
+
+    rank    : (images,) from 0
+    sizes   : (images,) candidates in each image's fold
+    numbers : of candidates; a fold that has fewer is taken whole
+    """
+    shares = np.zeros(len(numbers))
+    for n in np.unique(sizes):
+        own = rank[sizes == n]
+        for at, number in enumerate(numbers):
+            shares[at] += credit_top(int(n), candidates=min(number, int(n)), top=top)[own].sum()
+    return shares / len(rank)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import signal
 from pathlib import Path
@@ -305,3 +306,26 @@ def test_towers_decode_photos_by_the_band_that_carries_the_image_and_by_no_other
     assert scores["high"][0] < 4 / 32
     again = done("decode", photos, "--responses", responses, "-o", tmp_path / "again.zarr", *TOWERS)
     assert array_bytes(again) == array_bytes(tmp_path / "all.zarr")
+
+
+def test_pictures_and_report_show_what_the_store_says(tmp_path: Path, world: tuple[Path, Path], decoded: Path) -> None:
+    features, responses = world
+    more = ["--candidates", "4,all", "--neurons", "6,12", "--subsets", 19, "--control", "shuffle"]
+    words = ["decode", features, "--responses", responses, "-o", decoded, *more, *FAST]
+    done(*words, "--figures", tmp_path / "figures")
+    names = {file.name for file in (tmp_path / "figures").iterdir()}
+    assert {"scores.csv", "candidates.csv", "candidates.png", "neurons.csv", "neurons.png", "runs.png"} <= names
+    store = open_store(decoded)
+    with (tmp_path / "figures" / "candidates.csv").open() as stream:
+        rows = {int(row["candidates"]): row for row in csv.DictReader(stream)}
+    for at, number in enumerate((4, 12)):
+        assert number in rows or number == 4
+        if number in rows:
+            assert float(rows[number]["f ridge"]) == pytest.approx(store.read(SCORES["top1"].at())[0, at, 0])
+    if (store.read(RANK.at())[0] > 1).any():
+        assert "failures.png" in names
+    page = done("report", decoded, "-o", tmp_path / "report")
+    text = "".join(file.read_text() for file in page.rglob("*.js")) + (page / "index.html").read_text()
+    assert "Which image was seen" in text
+    assert "Top-1 by the number of candidates" in text
+    assert "f ridge shuffled" in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from aligncut_cli.console import Console
@@ -17,6 +18,8 @@ from aligncut_cli.store.read import open_store
 from aligncut_cli.store.run import Outcome, Work
 
 VERSION = 1
+FIGURES_VERSION = 1
+LOOSE = ("photos", "pictures")
 
 
 def run(
@@ -28,8 +31,9 @@ def run(
     *,
     alignment: Path | None = None,
     categories: Path | None = None,
+    figures: Path | None = None,
 ) -> Outcome:
-    """Write a decoding store; returns its path and scores.
+    """Write a decoding store, and a folder of tables and pictures if asked for; returns the store's path and scores.
 
     sources    : features stores or, for towers, photos; each PATH or NAME=PATH
     categories : CSV with the category of every image
@@ -50,7 +54,7 @@ def run(
         kind="decoding",
         params=as_record(params),
         inputs=inputs,
-        loose=["photos"],
+        loose=LOOSE,
         extra={"runs": [source.name for source in opened]},
     )
 
@@ -60,4 +64,27 @@ def run(
         return DecodeStage(work, opened, paths, params, options, console, alignment=space, categories=categories)
 
     outside = [source.path for source in opened if source.path.is_dir()]
-    return run_stage(identity, options, console, inputs=outside, build=build)
+    outcome = run_stage(identity, options, console, inputs=outside, build=build)
+    if figures is not None and outcome.plan is None:
+        draw(outcome.path, params, replace(options, output=figures), console)
+    return outcome
+
+
+def draw(decoding: Path, params: DecodeParams, options: RunOptions, console: Console) -> Outcome:
+    """Write CSV tables, plots and a sheet of failures of a decoding to a folder; returns its path."""
+    source = open_store(decoding, "decoding")
+    identity = Identity(
+        stage="decode --figures",
+        version=FIGURES_VERSION,
+        kind="folder",
+        params={"pictures": params.pictures},
+        inputs=[source.as_input],
+        extra={} if params.photos is None else {"photos": params.photos},
+    )
+
+    def build(work: Work) -> Stage:
+        from aligncut_cli.stages.decode.figures import DecodeFigures
+
+        return DecodeFigures(work, source, params.pictures, console, photos=params.photos)
+
+    return run_stage(identity, options, console, inputs=[source.path], build=build)
