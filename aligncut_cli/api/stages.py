@@ -11,7 +11,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from aligncut_cli import params as parameters
 from aligncut_cli import stages
 from aligncut_cli.console import Console
 from aligncut_cli.errors import UsageError
@@ -25,8 +24,10 @@ STAGES = sorted(
 )
 """Every folder of `aligncut_cli/stages` that writes something."""
 OPTIONS = tuple(item.name for item in fields(RunOptions) if item.name not in ("output", "quiet", "verbose", "json"))
+PATHS = "paths"
+"""What a stage calls the files of responses in its signature."""
 RESPONSES = tuple(item.name for item in fields(ResponsePaths))
-TEXT_INPUTS, MANY_INPUTS = ("segment",), ("extract", "segment", "report")
+TEXT_INPUTS, MANY_INPUTS = ("segment", "decode"), ("extract", "segment", "decode", "report")
 """Stages whose inputs may be NAME=PATH, and those that take several."""
 
 
@@ -60,7 +61,7 @@ def run(stage: str, inputs: Any, output: str | os.PathLike[str], **keywords: Any
     applies = stage == "align" and keywords.get("apply") is not None
     function: Callable[..., Outcome] = module.apply if applies else module.run
     signature = inspect.signature(function).parameters
-    kind = ApplyParams if applies else getattr(parameters, str(signature["params"].annotation))
+    kind = ApplyParams if applies else getattr(module, str(signature["params"].annotation))
     options = RunOptions(output=Path(output).expanduser(), **_take(keywords, OPTIONS))
     chosen = {
         knob.name: _as_knob(keywords.pop(knob.name), repeated=isinstance(knob.default, tuple))
@@ -115,7 +116,7 @@ def _place_inputs(
     known = {*middle, *names[names.index("console") + 1 :]}
     if applies:
         known, middle = {"apply"}, ["apply"]
-    elif stage == "align":
+    elif PATHS in middle:
         known = (known - {"paths"}) | set(RESPONSES)
     unknown = sorted(set(further) - known)
     if unknown:
@@ -123,7 +124,7 @@ def _place_inputs(
             f"{stage} takes no {', '.join(unknown)}",
             do=f"Its further inputs are: {', '.join(sorted(known)) or 'none'}; its options: aligncut {stage} -h",
         )
-    if stage == "align" and not applies:
+    if PATHS in middle:
         found = {name: value for name, value in further.items() if name in RESPONSES and value is not None}
         if found and "responses" not in found:
             raise UsageError(f"{', '.join(found)} go with responses", do="Give responses too.")

@@ -71,8 +71,8 @@ def remove_spontaneous(responses: Floats, spontaneous: Floats, *, components: in
     mean = spontaneous.mean(axis=0, dtype=np.float64)
     deviation = spontaneous.std(axis=0, dtype=np.float64) + _SMALL
     rest = ((spontaneous - mean) / deviation).astype(np.float32)
-    active = ((responses - mean) / deviation).astype(np.float32)
-    count: int = min(components, min(rest.shape) - 1)
+    active: Floats = ((responses - mean) / deviation).astype(np.float32)
+    count = min(components, min(rest.shape) - 1)
     if count < 1:
         return active
     start = np.random.default_rng(0).standard_normal(min(rest.shape)).astype(np.float32)
