@@ -282,7 +282,7 @@ class DecodeParams(StageParams):
     objective: Literal["contrastive", "regression", "classes"] = knob(
         "contrastive", "What towers learn: to tell pairs apart, to predict responses, or to name --categories."
     )
-    image_size: int = knob(64, "Side of the photos that towers see, in pixels; a multiple of 8.", at_least=16)
+    image_size: int = knob(64, "Side of the photos that towers see, in pixels.", at_least=16)
     channels: int = knob(16, "Channels of the 8 x 8 maps of the towers.", at_least=1)
     epochs: int = knob(25, "Passes of the towers over the training images, at most.", at_least=1)
     patience: int = knob(8, "Epochs of the towers without a lower validation loss before stopping.", at_least=1)

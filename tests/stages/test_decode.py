@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -329,3 +332,81 @@ def test_pictures_and_report_show_what_the_store_says(tmp_path: Path, world: tup
     assert "Which image was seen" in text
     assert "Top-1 by the number of candidates" in text
     assert "f ridge shuffled" in text
+
+
+@pytest.mark.parametrize("objective", ["regression", "classes"])
+def test_other_objectives_train_the_same_towers(tmp_path: Path, objective: str) -> None:
+    photos, responses = plant_photos(tmp_path)
+    classes = tmp_path / "classes.csv"
+    levels = np.random.default_rng(0).standard_normal((96, 4, 4))[:, 0, 0]
+    classes.write_text("image,category\n" + "".join(f"p{k:03d},{int(level > 0)}\n" for k, level in enumerate(levels)))
+    words = ["decode", photos, "--responses", responses, *TOWERS, "--epochs", 3, "--categories", classes]
+    out = done(*words, "-o", tmp_path / "d.zarr", "--objective", objective)
+    store = open_store(out)
+    assert store.read(MAPS.at("photos towers")).shape == (96, 4, 8, 8)
+    assert all(fit["epochs"] <= 3 for fit in store.record["summary"]["runs"][0]["fits"])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--method", "ridge"], "extract"),
+        (["--method", "towers", "--band", "low"], "no band"),
+        (["--method", "towers", "--alignment", "a.zarr"], "--alignment"),
+    ],
+)
+def test_photos_are_refused_where_features_are_needed(
+    tmp_path: Path, photos: Path, words: list[str], said: str
+) -> None:
+    np.save(tmp_path / "r.npy", np.random.default_rng(0).standard_normal((12, 4)).astype(np.float32))
+    result = aligncut("decode", photos, "--responses", tmp_path / "r.npy", "-o", tmp_path / "d.zarr", *words)
+    assert result.code == 2
+    assert said in result.err
+
+
+def test_memory_of_a_ridge_does_not_grow_with_the_images() -> None:
+    """The peak of one fold in a process of its own, from features and responses that are made block by block."""
+    code = """
+import resource, sys
+import numpy as np, torch
+torch.set_num_threads(1)
+from aligncut_cli.maths.split_images import split_into_folds
+from aligncut_cli.stages.decode.ridge import fit_by_ridge
+
+class Made:
+    widths = [400]
+    def iterate(self, wanted):
+        for start in range(0, len(wanted), 256):
+            rows = wanted[start : start + 256]
+            yield rows, np.random.default_rng(rows[0]).standard_normal((len(rows), 400)).astype(np.float32)
+
+n = int(sys.argv[1])
+read = lambda rows: np.random.default_rng(len(rows)).standard_normal((len(rows), 5)).astype(np.float32)
+fit_by_ridge(Made(), read, split_into_folds(n, n_folds=20, validation_share=0.1, seed=0)[0], device=torch.device("cpu"))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+    peaks = []
+    for n in (2_000, 30_000):
+        run = subprocess.run([sys.executable, "-c", code, str(n)], capture_output=True, text=True, check=True)
+        peaks.append(int(run.stdout))
+    assert peaks[1] - peaks[0] < 16e6, peaks  # all features at once would be 45 MB more
+
+
+DATA = Path(os.environ.get("ALIGNCUT_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
+V4 = DATA / "v4"
+"""1,200 photos and 89 neurons of macaque V4 (Cowley et al. 2023), where they lie beside the project."""
+needs_v4 = pytest.mark.skipif(not V4.is_dir(), reason="the recordings are not here")
+
+
+@needs_v4
+@pytest.mark.slow
+def test_a_small_demo_model_decodes_real_neurons_and_its_shuffled_control_does_not(tmp_path: Path) -> None:
+    model = ["--model", "demo-dino", "--save", "pooled", "--workers", 0]
+    features = done("extract", V4 / "images", "-o", tmp_path / "f.zarr", *model)
+    words = ["--responses", V4 / "responses.npy", "--control", "shuffle", "--permutations", 199, "--draws", 50]
+    store = open_store(done("decode", features, "-o", tmp_path / "d.zarr", *words))
+    real, control = store.record["summary"]["runs"]
+    assert real["top1"][1] > 0.05
+    assert real["p"]["top1"] == 1 / 200
+    assert control["top1"][1] <= 1 / 240 <= control["top1"][2]
+    assert control["pairwise"][1] <= 0.5 <= control["pairwise"][2]

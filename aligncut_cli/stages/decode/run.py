@@ -42,7 +42,9 @@ def run(
         raise UsageError("decode needs --responses", do="Give a table of images x neurons, as for `align`.")
     if params.objective == "classes" and categories is None and params.method != "ridge":
         raise UsageError("--objective classes learns categories", do="Give --categories CSV.")
-    opened = open_sources(sources, method=params.method, note=console.note)
+    if alignment is not None and params.method == "towers":
+        raise UsageError("towers see photos, which no --alignment maps", do="Leave it out, or take --method ridge.")
+    opened = open_sources(sources, method=params.method, band=params.band, note=console.note)
     space = None if alignment is None else open_store(alignment, "alignment")
     inputs = [*(source.record for source in opened), paths.as_input(), *([] if space is None else [space.as_input])]
     if categories is not None:

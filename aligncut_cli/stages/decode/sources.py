@@ -46,16 +46,24 @@ def open_source(argument: str, *, note: Callable[[str], None]) -> Source:
     return Source(name, found, store, (), store.as_input)
 
 
-def open_sources(arguments: Sequence[str], *, method: str, note: Callable[[str], None]) -> list[Source]:
+def open_sources(
+    arguments: Sequence[str], *, method: str, band: str | None, note: Callable[[str], None]
+) -> list[Source]:
     """Open all that stand side by side.
 
-    raises : UsageError where two have one name, or photos are to be decoded by a ridge
+    raises : UsageError where two have one name, photos are to be decoded by a ridge, or features to be filtered
     """
     sources = [open_source(argument, note=note) for argument in arguments]
     names = [source.name for source in sources]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise UsageError(f"two sources are called {twice}", do="Give them names: one=A.zarr two=B.zarr")
+    stored = next((source for source in sources if source.store is not None), None)
+    if band is not None and stored is not None:
+        raise UsageError(
+            f"--band filters photos, and {stored.path} holds features",
+            do=f"Make features of that band: aligncut extract PHOTOS -o F.zarr --band {band}",
+        )
     photos = next((source for source in sources if source.store is None), None)
     if photos is not None and method != "towers":
         raise UsageError(
