@@ -15,5 +15,5 @@ KINDS: dict[str, Kind] = {
 
 
 def reserved_names() -> frozenset[str]:
-    """Return what stands beside the models at the root of some kind."""
-    return frozenset().union(*(kind.groups for kind in KINDS.values()))
+    """Return what stands beside the models at the root of some kind that has groups of models."""
+    return frozenset().union(*(kind.groups for kind in KINDS.values() if kind.has_models))
