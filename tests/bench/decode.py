@@ -48,9 +48,8 @@ def main() -> None:
             for header, rows in (list_scores(summary), list_neurons(summary)):
                 print(f"\n{title}\n| {' | '.join(header)} |\n|{'---|' * len(header)}" if rows else "")
                 for row in rows:
-                    print(
-                        f"| {' | '.join(cell if isinstance(cell, str) else show(cell) for cell in row)} |", flush=True
-                    )
+                    cells = [cell if isinstance(cell, str) else show(cell) for cell in row]
+                    print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def measure(folder: Path, command: list[str]) -> None:

@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.io import savemat
 
+import aligncut_cli
 from aligncut_cli.maths.split_images import split_into_folds
 from aligncut_cli.store.kinds.decoding import (
     BEST,
@@ -370,6 +372,7 @@ def test_memory_of_a_ridge_does_not_grow_with_the_images() -> None:
 import resource, sys
 import numpy as np, torch
 torch.set_num_threads(1)
+import aligncut_cli
 from aligncut_cli.maths.split_images import split_into_folds
 from aligncut_cli.stages.decode.ridge import fit_by_ridge
 
@@ -410,3 +413,33 @@ def test_a_small_demo_model_decodes_real_neurons_and_its_shuffled_control_does_n
     assert real["p"]["top1"] == 1 / 200
     assert control["top1"][1] <= 1 / 240 <= control["top1"][2]
     assert control["pairwise"][1] <= 0.5 <= control["pairwise"][2]
+
+
+def test_a_recording_and_its_own_images_are_decoded_from_python(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 255, (17, 30, 16)).astype(np.uint8)
+    savemat(tmp_path / "images_natimg2800_all.mat", {"imgs": pictures})
+    numbers = np.tile([*range(1, 17), 2801], 2)
+    responses = rng.standard_normal((17, 12))[numbers % 17] + 0.1 * rng.standard_normal((34, 12))
+    stim = {"resp": responses, "istim": numbers[:, None], "spont": rng.standard_normal((50, 12))}
+    savemat(tmp_path / "natimg2800_M1.mat", {"stim": stim})
+    outcome = aligncut_cli.run(
+        "decode",
+        tmp_path / "images_natimg2800_all.mat",
+        tmp_path / "d.zarr",
+        responses=tmp_path / "natimg2800_M1.mat",
+        method="towers",
+        folds=2,
+        epochs=1,
+        image_size=16,
+        batch_images=4,
+        permutations=9,
+        draws=20,
+    )
+    assert outcome.state == "complete"
+    assert outcome.summary["images"] == 16
+    store = open_store(outcome.path)
+    assert store.record["responses"]["form"] == "stringer"
+    # all but one component of spontaneous activity are taken out, and the rest still repeats
+    assert store.record["summary"]["repeats"]["images"] == 16
+    assert store.record["summary"]["repeats"]["top1"][0] > 3 / 8
