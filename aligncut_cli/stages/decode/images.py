@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from aligncut_cli.stages.decode.repeats import Repeats
 from aligncut_cli.stages.decode.sources import Source
 from aligncut_cli.stages.inputs import ResponsePaths
 from aligncut_cli.store.kinds.base import read_images
+
+HELD_BYTES = 1 << 28
 
 Table = dict[str, NDArray[Any]]
 
@@ -59,6 +62,19 @@ class DecodedImages:
         self.table: Table = {name: values[rows] for name, values in whole.items()}
         self.ids = [ids[row] for row in rows]
         self.repeats = Repeats.find(self.responses, self.joined.response_rows)
+
+    def hold(self, path: Path) -> None:
+        """Write the responses of all images, repeats averaged, (images, neurons) float32, for reading in any order.
+
+        What lies on disk is read in order once for every HELD_BYTES of the result.
+        """
+        path.parent.mkdir(exist_ok=True)
+        shape = (self.n_images, self.n_neurons)
+        held = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+        step = max(1, HELD_BYTES // (4 * self.n_neurons))
+        for start in range(0, self.n_images, step):
+            held[start : start + step] = self.responses.read(self.joined.response_rows[start : start + step])
+        held.flush()
 
     @property
     def n_images(self) -> int:

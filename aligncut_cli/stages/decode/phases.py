@@ -28,7 +28,7 @@ from aligncut_cli.stages.decode.images import DecodedImages
 from aligncut_cli.stages.decode.leaks import choose_fits
 from aligncut_cli.stages.decode.pictures import Pictures
 from aligncut_cli.stages.decode.repeats import rank_repeats
-from aligncut_cli.stages.decode.ridge import fit_by_ridge
+from aligncut_cli.stages.decode.ridge import ReadResponses, fit_by_ridge
 from aligncut_cli.stages.decode.runs import Run, list_runs
 from aligncut_cli.stages.decode.scores import ALL, Question, RunScores, parse_candidates, parse_neurons
 from aligncut_cli.stages.decode.sources import Source
@@ -171,6 +171,7 @@ class DecodeStage:
             + scores,
             disk=len(self.jobs) * test * (neurons * 8 + size * 8)
             + scores * len(self.runs)
+            + 4 * n * neurons
             + len(self.pictures) * n * (3 * self.params.image_size**2 + 2 * size),
             notes={"images": n, "neurons": neurons, "runs": len(self.runs), "candidates": test},
         )
@@ -179,6 +180,7 @@ class DecodeStage:
         """Return the phases in order."""
         return [
             single_step("create", self._create),
+            single_step("responses", lambda: self.images.hold(self._responses)),
             *([self._picture_phase()] if self.pictures else []),
             Phase("fit", self.jobs, self._fit, unit="folds", detail=lambda job: self.runs[job.run].name, parallel=True),
             *([single_step("repeats", self._repeat)] if self.images.repeats is not None else []),
@@ -236,12 +238,15 @@ class DecodeStage:
         if question.sizes:
             root[SIZE.at()][...] = question.sizes  # type: ignore[index]
 
-    def _read_responses(self, run: Run) -> Any:
+    @property
+    def _responses(self) -> Path:
+        return self.work.scratch / "responses.npy"
+
+    def _read_responses(self, run: Run) -> ReadResponses:
         """Return what reads responses of some images, or of the images that stand in for them in the control."""
-        rows = self.images.joined.response_rows
-        if run.shuffled:
-            rows = rows[shuffle_pairs(len(rows), seed=self.params.seed)]
-        return lambda images: self.images.responses.read(rows[images])
+        held = np.lib.format.open_memmap(self._responses, mode="r")
+        rows = shuffle_pairs(len(held), seed=self.params.seed) if run.shuffled else np.arange(len(held))
+        return lambda images: np.asarray(held[rows[images]])
 
     @property
     def _towers(self) -> list[str]:
