@@ -69,7 +69,7 @@ def fit_by_ridge(features: FeatureBlocks, read: ReadResponses, split: ImageSplit
         for rows, values in scaled(features, np.arange(len(everything))):
             everything[rows] = values
         blocks = HeldFeatures(reduce_features(everything, fitted, device=device))
-        mean, factor = np.zeros(1), np.ones(1)
+        mean, factor = np.zeros(1), np.ones(1)  # `scaled` leaves these coordinates as they are
     n_features, n_neurons = sum(blocks.widths), len(scale.mean)
 
     def tensors(images: Index) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
