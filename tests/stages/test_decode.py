@@ -420,8 +420,8 @@ def test_a_recording_and_its_own_images_are_decoded_from_python(tmp_path: Path) 
     pictures = rng.integers(0, 255, (17, 30, 16)).astype(np.uint8)
     savemat(tmp_path / "images_natimg2800_all.mat", {"imgs": pictures})
     numbers = np.tile([*range(1, 17), 2801], 2)
-    responses = rng.standard_normal((17, 12))[numbers % 17] + 0.1 * rng.standard_normal((34, 12))
-    stim = {"resp": responses, "istim": numbers[:, None], "spont": rng.standard_normal((50, 12))}
+    responses = rng.standard_normal((17, 60))[numbers % 17] + 0.1 * rng.standard_normal((34, 60))
+    stim = {"resp": responses, "istim": numbers[:, None], "spont": rng.standard_normal((50, 60))}
     savemat(tmp_path / "natimg2800_M1.mat", {"stim": stim})
     outcome = aligncut_cli.run(
         "decode",
@@ -440,6 +440,6 @@ def test_a_recording_and_its_own_images_are_decoded_from_python(tmp_path: Path) 
     assert outcome.summary["images"] == 16
     store = open_store(outcome.path)
     assert store.record["responses"]["form"] == "stringer"
-    # all but one component of spontaneous activity are taken out, and the rest still repeats
+    # 32 components of spontaneous activity are taken out of 60 neurons, and the rest still repeats
     assert store.record["summary"]["repeats"]["images"] == 16
     assert store.record["summary"]["repeats"]["top1"][0] > 3 / 8
