@@ -27,6 +27,7 @@ from aligncut_cli.params import (
     ApplyParams,
     CompareParams,
     ConceptsParams,
+    DecodeParams,
     DemoParams,
     EigsParams,
     ExportParams,
@@ -71,6 +72,22 @@ CLASSES = Annotated[
 PHOTOS = Annotated[
     Path | None,
     typer.Option("--photos", metavar="DIR", help="Folder to look in for photos that have moved since `extract`."),
+]
+RESPONSES = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--responses",
+        metavar="PATH",
+        help="Folder of an Algonauts 2023 subject or of NSD's betas, or a table of images x voxels: .npy, .npz, "
+        ".csv, .mat, FILE.h5::DATASET, .nii.gz; or a folder with responses.*, or with lh and rh. Of several "
+        "subjects, NAME=PATH each: the images that all saw, voxels side by side.",
+    ),
+]
+IMAGE_IDS = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--image-ids", metavar="CSV", help="Image of each row of the responses, or NAME=CSV; else see --order."
+    ),
 ]
 FIGURES = Annotated[
     Path | None,
@@ -336,26 +353,12 @@ def extract(
 def align(
     context: typer.Context,
     features: FEATURES,
-    responses: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--responses",
-            metavar="PATH",
-            help="Folder of an Algonauts 2023 subject or of NSD's betas, or a table of images x voxels: .npy, .npz, "
-            ".csv, .mat, FILE.h5::DATASET, .nii.gz; or a folder with responses.*, or with lh and rh. Of several "
-            "subjects, NAME=PATH each: the images that all saw, voxels side by side.",
-        ),
-    ] = None,
+    responses: RESPONSES = None,
     apply: Annotated[
         Path | None,
         typer.Option("--apply", metavar="STORE", help="Fit nothing; map the features by this alignment."),
     ] = None,
-    image_ids: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--image-ids", metavar="CSV", help="Image of each row of the responses, or NAME=CSV; else see --order."
-        ),
-    ] = None,
+    image_ids: IMAGE_IDS = None,
     rois: Annotated[
         list[str] | None,
         typer.Option(
@@ -548,6 +551,47 @@ def transitions(
 
     return run_transitions(
         read_piped_path(tsne), params, options, console, masks=masks, classes=classes, figures=figures
+    )
+
+
+@command("Findings")
+@takes(DecodeParams, output="Decoding store to write.")
+@stage
+def decode(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE",
+            help="Features stores, each PATH or NAME=PATH, side by side; for --method towers also a folder of photos.",
+        ),
+    ],
+    responses: RESPONSES = None,
+    alignment: ALIGNMENT = None,
+    image_ids: IMAGE_IDS = None,
+    categories: Annotated[
+        Path | None,
+        typer.Option("--categories", metavar="CSV", help="Category of each image, in columns image and category."),
+    ] = None,
+    figures: FIGURES = None,
+    *,
+    params: DecodeParams,
+    options: RunOptions,
+    console: Console,
+) -> Outcome:
+    """Tell which image was seen from the responses to it, and what that rests on.
+
+    Example: [bold]aligncut decode f.zarr --responses subj01 -o d.zarr --control shuffle[/bold]
+
+    Every image is held out once, and looked for among those that were held out with it. To learn from photos instead:
+
+    [bold]aligncut decode photos --responses subj01 --method towers -o d.zarr[/bold]
+    """
+    from aligncut_cli.stages.decode.run import run as run_decode
+    from aligncut_cli.stages.response_paths import ResponsePaths
+
+    paths = ResponsePaths.of({"responses": responses, "image_ids": image_ids or []}) if responses else None
+    return run_decode(
+        sources, paths, params, options, console, alignment=alignment, categories=categories, figures=figures
     )
 
 

@@ -17,7 +17,8 @@ import typer
 from typer.core import TyperCommand
 
 from aligncut_cli.errors import BadInput, UsageError
-from aligncut_cli.params import RunOptions, StageParams, flag_of
+from aligncut_cli.knobs import StageParams, flag_of
+from aligncut_cli.params import RunOptions
 
 RUN_PANEL = "How it runs"
 

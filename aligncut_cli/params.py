@@ -6,75 +6,13 @@ record in the store and the digest. Field names are the option names with `_` fo
 
 from __future__ import annotations
 
-import math
-import types
-from collections.abc import Hashable
-from dataclasses import Field, dataclass, field, fields
-from functools import cache
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
-from aligncut_cli.errors import UsageError
+from aligncut_cli.knobs import StageParams, knob
 
-T = TypeVar("T")
 BRAIN_CHANNELS, CONSENSUS_CHANNELS = 768, 128
-
-
-def knob(
-    default: T, help: str, *, at_least: float | None = None, at_most: float | None = None, flag: str | None = None
-) -> T:
-    """Declare one parameter: its default, its help line, its bounds, and its flag where that is not its name."""
-    value: T = field(default=default, metadata={"help": help, "min": at_least, "max": at_most, "flag": flag})
-    return value
-
-
-@dataclass(frozen=True, kw_only=True)
-class StageParams:
-    """What changes a stage's result; values out of bounds raise UsageError, from the command line or from Python."""
-
-    seed: int = knob(0, "Seed of every random choice; the same seed gives the same bytes.", at_least=0)
-
-    def __post_init__(self) -> None:
-        hints = _hints(type(self))  # type: ignore[arg-type]
-        for item in fields(self):
-            value = getattr(self, item.name)
-            for single in value if isinstance(value, tuple) else (value,):
-                _check(item, hints[item.name], single)
-
-
-@cache
-def _hints(params: Hashable) -> dict[str, Any]:
-    return get_type_hints(params)
-
-
-def flag_of(item: Field[Any]) -> str:
-    """Return how a parameter is written on the command line."""
-    return str(item.metadata["flag"] or "--" + item.name.replace("_", "-")).partition("/")[0]
-
-
-def _check(item: Field[Any], hint: Any, value: Any) -> None:
-    """Refuse a value of another type than declared, not among the choices, not finite, or out of bounds."""
-    if get_origin(hint) is tuple:
-        hint = get_args(hint)[0]
-    choices = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    if value is None and type(None) in choices:
-        return
-    flag = flag_of(item)
-    if get_origin(hint) is Literal:
-        if value not in get_args(hint):
-            raise UsageError(
-                f"{flag} {value}: there is no such choice", do=f"Choose one of: {', '.join(get_args(hint))}."
-            )
-        return
-    kinds = tuple(int | float if kind is float else kind for kind in choices if kind is not type(None))
-    if not any(isinstance(value, kind) for kind in kinds) or (isinstance(value, bool) and bool not in kinds):
-        raise UsageError(f"{flag} {value!r}: expected {' or '.join(getattr(k, '__name__', str(k)) for k in kinds)}")
-    if isinstance(value, bool | str):
-        return
-    low, high = item.metadata["min"], item.metadata["max"]
-    if not math.isfinite(value) or (low is not None and value < low) or (high is not None and value > high):
-        bounds = [f"at least {low}" if low is not None else "", f"at most {high}" if high is not None else ""]
-        raise UsageError(f"{flag} {value}: give a number {' and '.join(filter(None, bounds)) or 'that is finite'}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +52,9 @@ class ExtractParams(StageParams):
         (), "bicubic, bilinear, ... or NAME=bicubic: how photos are resized; otherwise as the weights want it."
     )
     size: tuple[str, ...] = knob((), "PIXELS or NAME=PIXELS: side of the input, as @PIXELS after a model.")
+    band: str | None = knob(
+        None, "Spatial frequencies to keep of each photo: low:C or high:C with C in cycles per pixel, such as low:0.08."
+    )
     layers: str = knob("all", "Layers to keep: all, a range such as 0-11, or a list such as 3,6,9.")
     save: Literal["tokens", "pooled", "both"] = knob(
         "both", "Save every token (float16), the mean over tokens (float32), or both."
@@ -330,6 +271,50 @@ class TransitionsParams(MaskParams, FigureParams):
     permutations: int = knob(1000, "Exchanges of masks between images in the test of figure and ground.", at_least=1)
     token: tuple[str, ...] = knob((), "Follow this token over layers, as IMAGE:ROW,COL from 0; may be given again.")
     random_tokens: int = knob(8, "Follow this many random tokens too.", at_least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeParams(StageParams):
+    """Parameters of `decode`."""
+
+    method: Literal["ridge", "towers", "both"] = knob(
+        "ridge", "Predict responses from features, or learn maps of photos and responses that meet; or both."
+    )
+    folds: int = knob(5, "Parts that the images are cut into; each is held out once.", at_least=2)
+    candidates: str = knob(
+        "all", "Among how many held-out images the seen one is looked for, such as 10,100,all; the last decides."
+    )
+    permutations: int = knob(1000, "Exchanges of images between responses that give the null and p.", at_least=1)
+    control: Literal["none", "shuffle"] = knob(
+        "none", "Also fit everything anew to shuffled image-response pairs, beside the real ones."
+    )
+    neurons: str | None = knob(
+        None, "Sizes of subsets, such as 10,20,40: the most responsive neurons against random ones."
+    )
+    subsets: int = knob(100, "Random subsets of every size.", at_least=1)
+    objective: Literal["contrastive", "regression", "classes"] = knob(
+        "contrastive", "What towers learn: to tell pairs apart, to predict responses, or to name --categories."
+    )
+    image_size: int = knob(64, "Side of the photos that towers see, in pixels.", at_least=16)
+    channels: int = knob(16, "Channels of the 8 x 8 maps of the towers.", at_least=1)
+    epochs: int = knob(25, "Passes of the towers over the training images, at most.", at_least=1)
+    patience: int = knob(8, "Epochs of the towers without a lower validation loss before stopping.", at_least=1)
+    dropout: float = knob(0.3, "Share of neurons that towers do without at each step.", at_least=0, at_most=0.95)
+    batch_images: int = knob(105, "Images per gradient step of the towers.", at_least=4)
+    learning_rate: float = knob(5e-3, "Highest learning rate of the towers' AdamW.", at_least=0)
+    weight_decay: float = knob(0.05, "Weight decay of the towers' AdamW.", at_least=0)
+    validation_share: float = knob(
+        0.1, "Share of images that chooses the ridge's penalty and stops the towers.", at_least=0.01, at_most=0.5
+    )
+    draws: int = knob(1000, "Draws of the bootstrap over images for median rank and pairwise choice.", at_least=20)
+    band: str | None = knob(None, "Spatial frequencies of PHOTOS to keep, as in `extract`, such as low:0.08.")
+    photos: str | None = knob(None, "Folder to look in for photos that have moved since `extract`.")
+    pictures: int = knob(12, "How many missed images --figures shows.", at_least=0)
+    drop_nan_voxels: bool = knob(False, "Leave out neurons or voxels that have no response to some image.")
+    drop_nan_images: bool = knob(False, "Leave out images without any response.")
+    order: Literal["auto", "name", "path", "natural", "imagefolder", "caseless", "given"] = knob(
+        "auto", "How the images of unnamed rows were sorted; auto refuses where the plausible ways differ."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

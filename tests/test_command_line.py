@@ -344,6 +344,9 @@ def test_no_refusal_leaves_anything_behind(tmp_path: Path, features: Path, eigs:
         ["transitions", tsne, "--along", "nobody"],
         ["align", features],
         ["align", features, "--responses", tmp_path],
+        ["decode", features],
+        ["decode", features, "--responses", tmp_path],
+        ["decode", eigs, "--responses", tmp_path],
         ["compare", eigs],
         ["report", tmp_path],
     ]

@@ -9,7 +9,8 @@ import pytest
 
 from aligncut_cli import params
 from aligncut_cli.errors import UsageError
-from aligncut_cli.params import AlignParams, EigsParams, SegmentParams, StageParams, TsneParams
+from aligncut_cli.knobs import StageParams
+from aligncut_cli.params import AlignParams, EigsParams, SegmentParams, TsneParams
 
 STAGES = [kind for kind in vars(params).values() if isinstance(kind, type) and issubclass(kind, StageParams)]
 

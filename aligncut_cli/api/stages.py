@@ -11,7 +11,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from aligncut_cli import params as parameters
 from aligncut_cli import stages
 from aligncut_cli.console import Console
 from aligncut_cli.errors import UsageError
@@ -29,8 +28,10 @@ STAGES = sorted(
 OPTIONS = tuple(
     item.name for item in fields(RunOptions) if item.name not in ("output", "quiet", "verbose", "json", "typed")
 )
+PATHS = "paths"
+"""What a stage calls the files of responses in its signature."""
 RESPONSES = tuple(item.name for item in fields(SubjectPaths))
-TEXT_INPUTS, MANY_INPUTS = ("segment",), ("extract", "segment", "report")
+TEXT_INPUTS, MANY_INPUTS = ("segment", "decode"), ("extract", "segment", "decode", "report")
 """Stages whose inputs may be NAME=PATH, and those that take several."""
 
 
@@ -64,7 +65,7 @@ def run(stage: str, inputs: Any, output: str | os.PathLike[str], **keywords: Any
     applies = stage == "align" and keywords.get("apply") is not None
     function: Callable[..., Outcome] = module.apply if applies else module.run
     signature = inspect.signature(function).parameters
-    kind = ApplyParams if applies else getattr(parameters, str(signature["params"].annotation))
+    kind = ApplyParams if applies else getattr(module, str(signature["params"].annotation))
     options = RunOptions(output=Path(output).expanduser(), **_take(keywords, OPTIONS))
     chosen = {
         knob.name: _as_knob(keywords.pop(knob.name), repeated=isinstance(knob.default, tuple))
@@ -119,7 +120,7 @@ def _place_inputs(
     known = {*middle, *names[names.index("console") + 1 :]}
     if applies:
         known, middle = {"apply"}, ["apply"]
-    elif stage == "align":
+    elif PATHS in middle:
         known = (known - {"paths"}) | set(RESPONSES)
     unknown = sorted(set(further) - known)
     if unknown:
@@ -127,7 +128,7 @@ def _place_inputs(
             f"{stage} takes no {', '.join(unknown)}",
             do=f"Its further inputs are: {', '.join(sorted(known)) or 'none'}; its options: aligncut {stage} -h",
         )
-    if stage == "align" and not applies:
+    if PATHS in middle:
         found = {name: value for name, value in further.items() if name in RESPONSES and value is not None}
         if found and "responses" not in found:
             raise UsageError(f"{', '.join(found)} go with responses", do="Give responses too.")

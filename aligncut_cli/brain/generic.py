@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from aligncut_cli.brain import assembly, stringer
 from aligncut_cli.brain.files import AXES, READERS, Table, open_table, split_dataset, suffix_of
 from aligncut_cli.brain.ids import read_image_ids
 from aligncut_cli.brain.rows import Block, stack_rows
-from aligncut_cli.errors import BadInput
+from aligncut_cli.errors import BadInput, UsageError
 from aligncut_cli.images.guard import require_file
 
 SIDES = {"lh": "lh", "left": "lh", "rh": "rh", "right": "rh"}
@@ -31,6 +35,7 @@ class Layout:
     record  : the form, the files, and by what rows and images are joined
     trials  : whether rows are single trials, so that those of one image are averaged
     ceiling : NSD's ncsnr files beside the betas, one per block, or none
+    rois    : regions that the file names, (voxels,)
     """
 
     blocks: tuple[Block, ...]
@@ -38,16 +43,22 @@ class Layout:
     record: dict[str, Any]
     trials: bool = False
     ceiling: tuple[Path, ...] = ()
+    rois: Mapping[str, npt.NDArray[np.bool_]] = field(default_factory=dict)
 
 
 def read_generic(path: Path, *, image_ids: Path | None) -> Layout:
-    """Open a table, or what a folder holds: NSD's betas by session, a pair lh and rh, or responses.* .
+    """Open a table, a recording with names of its own, or a folder: NSD's betas, a pair lh and rh, or responses.* .
 
     path      : a file of one of READERS' suffixes, FILE::DATASET, or a folder
     image_ids : which image each row belongs to; otherwise the table's own names, if it has any
     """
     if not path.is_dir():
-        return _read_tables([path], image_ids)
+        recording = _read_named(path)
+        if recording is None:
+            return _read_tables([path], image_ids)
+        if image_ids is not None:
+            raise UsageError(f"--image-ids cannot be given for {path.name}: the file says which image each row is of.")
+        return recording
     files = sorted(file for file in path.iterdir() if suffix_of(file) in READERS and not file.name.startswith("."))
     sessions = [file for file in files if _SESSION.search(file.name)]
     if sessions:
@@ -68,6 +79,25 @@ def read_generic(path: Path, *, image_ids: Path | None) -> Layout:
         "betas_session01.*, with lh and rh of one table, or with responses.npy.",
         do=f"Give one file: --responses {files[0]}" if files else "Save an array images x voxels with numpy.save.",
     )
+
+
+def _read_named(path: Path) -> Layout | None:
+    """Open single presentations in a form that says which image each showed, or return None."""
+    if suffix_of(path) == assembly.SUFFIX:
+        found = assembly.read_assembly(path)
+        origin = {"form": "assembly", "responses": path.name, "joined_by": "stimulus_id"}
+        return Layout((found.values,), found.names, origin, trials=True, rois=found.rois)
+    if stringer.is_recording(path):
+        values, names = stringer.read_recording(path)
+        record: dict[str, Any] = {
+            "form": "stringer",
+            "responses": path.name,
+            "joined_by": "istim",
+            "spontaneous_components_removed": stringer.COMPONENTS,
+            "unit": "deviations of spontaneous activity",
+        }
+        return Layout((values,), names, record, trials=True)
+    return None
 
 
 def _find_pairs(files: Sequence[Path]) -> list[list[Path]]:

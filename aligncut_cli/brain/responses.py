@@ -95,7 +95,8 @@ def _open_layout(path: Path, image_ids: Path | None) -> tuple[Layout, dict[str, 
         raise BadInput(f"{path}: no such file or folder.", do="Give --responses an Algonauts subject or an .npy file.")
     subject = find_subject(path)
     if subject is None:
-        return read_generic(path, image_ids=image_ids), {}
+        layout = read_generic(path, image_ids=image_ids)
+        return layout, dict(layout.rois)
     if image_ids is not None:
         raise UsageError(
             "--image-ids cannot be given for an Algonauts folder: its image names say which row is theirs."

@@ -59,6 +59,19 @@ class Responses:
         values = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
         return values if len(self.kept) == values.shape[1] else values[:, self.kept]
 
+    def read_half(self, rows: npt.ArrayLike, half_of_row: Index, half: int) -> Float:
+        """Read the given images, averaged over one half of their repeats.
+
+        rows        : (b,) indices of images that have rows in that half
+        half_of_row : (rows,) the half that each row is in
+        returns     : (b, voxels)
+        """
+        if self.image_of_row is None:
+            raise ValueError("these responses have no repeats")
+        own = np.where(half_of_row == half, self.image_of_row, -1)
+        parts = [average_rows(block, np.asarray(rows, dtype=np.int64), own) for block in self.blocks]
+        return np.concatenate(parts, axis=1)[:, self.kept]
+
     @property
     def values(self) -> Float:
         """All responses at once, (images, voxels) float32."""

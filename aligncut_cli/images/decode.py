@@ -18,6 +18,7 @@ from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from aligncut_cli.errors import AlignCutError, BadInput
 from aligncut_cli.images import inside
+from aligncut_cli.images.band import Band, filter_band
 from aligncut_cli.images.names import HEIF_SUFFIXES, IMAGE_SUFFIXES
 
 Pixels = npt.NDArray[np.uint8]
@@ -132,18 +133,22 @@ def _has_frames(image: Image.Image) -> bool:
         return False
 
 
-def decode_image(path: Path, copies: Sequence[tuple[int, int] | Copy]) -> list[Pixels]:
+def decode_image(path: Path, copies: Sequence[tuple[int, int] | Copy], band: Band | None = None) -> list[Pixels]:
     """Decode an image as it is meant to be seen, and resize it without cropping.
 
     copies  : each copy wanted, or its (h, w) in pixels where it is bicubic
+    band    : spatial frequencies that are kept, in cycles per pixel of the photo; None is all
     returns : for each, (h, w, 3) uint8 RGB; transparency on white
     """
     wanted = [Copy(*copy) for copy in copies]
     with _opened(path) as image:
         largest = max(max(copy.height, copy.width) for copy in wanted)
+        whole = image.width
         if image.width * image.height > LARGE_PIXELS:
             image.draft(None, (2 * largest, 2 * largest))
         seen = _to_rgb(image, side=largest)
+        if band is not None:
+            seen = Image.fromarray(filter_band(np.asarray(seen), band.of_reduced(whole / seen.width)))
         turn = _TRANSPOSED.get(_orientation(image))
         if turn is not None:
             seen = seen.transpose(turn)

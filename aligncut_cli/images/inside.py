@@ -1,4 +1,4 @@
-"""Photos inside one file, each with a path of its own: ImageNet-Segmentation's .mat and NSD's nsd_stimuli.hdf5."""
+"""Photos inside one file, each with a path of its own: ImageNet-Segmentation's and Stringer's .mat, NSD's .hdf5."""
 
 from __future__ import annotations
 
@@ -46,9 +46,53 @@ def hash_inside(path: Path) -> str:
 
 
 @lru_cache(maxsize=4)
-def _open(path: Path) -> ImageNetSegFile | NsdStimuli:
+def _open(path: Path) -> ImageNetSegFile | NsdStimuli | StringerImages:
     """Keep a file open: each process has its own."""
+    if path.suffix.lower() == MATLAB and is_older_matlab(path):
+        return StringerImages(path)
     return ImageNetSegFile(path) if path.suffix.lower() == MATLAB else NsdStimuli(path)
+
+
+def is_older_matlab(path: Path) -> bool:
+    """Return whether a .mat is of a version before 7.3, which is no HDF5."""
+    require_file(path)
+    with path.open("rb") as stream:
+        head = stream.read(512)
+    return head.startswith(b"MATLAB") and b"MATLAB 7.3" not in head
+
+
+class StringerImages:
+    """`images_natimg2800_all.mat`: imgs (68, 270, 2800) uint8, grey; image k from 1 is called natimg-000k.
+
+    The picture is taken whole: its columns are the three screens around the mouse, 90 each, from left to right.
+    """
+
+    def __init__(self, path: Path) -> None:
+        from scipy.io import loadmat, whosmat
+
+        self.path = path
+        with reading(path, "a MATLAB file"):
+            shapes = {name: shape for name, shape, kind in whosmat(path) if kind == "uint8"}
+        if len(shapes.get("imgs", ())) != 3 or 0 in shapes["imgs"]:
+            raise BadInput(
+                f"{path} is not laid out like images_natimg2800_all.mat.",
+                why="There is no `imgs` of uint8 with axes height, width and image.",
+                do="Give a folder of images, a list of them, or Stringer's own file.",
+            )
+        require_memory(path, 2 * int(np.prod(shapes["imgs"], dtype=object)))
+        with reading(path, "images_natimg2800_all.mat"):
+            self._images: NDArray[np.uint8] = loadmat(path, variable_names=["imgs"])["imgs"]
+        self.ids = tuple(f"natimg-{number + 1:04d}" for number in range(self._images.shape[2]))
+
+    def find(self, image_id: str) -> str | None:
+        """Look an image up by its name."""
+        return image_id if image_id in self.ids else None
+
+    def read_image(self, image_id: str) -> NDArray[np.uint8]:
+        """Read one photo out of the file, (h, w, 3), grey in all colours."""
+        if self.find(image_id) is None:
+            raise BadInput(f"{self.path} holds no image {image_id}.", do="They are called natimg-0001 and so on.")
+        return np.repeat(self._images[:, :, self.ids.index(image_id), None], 3, axis=2)
 
 
 def open_hdf5(path: Path, what: str, *, do: str) -> Any:

@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from aligncut_cli.errors import BadInput, OutOfResources
+from aligncut_cli.images.band import Band
 from aligncut_cli.images.decode import Copy, Pixels, decode_image, look_at_image
 from aligncut_cli.images.files import ImageFile, OnProgress
 from aligncut_cli.images.folder import name_some
@@ -93,13 +94,20 @@ class ImageDecoder:
     copies  : made of each image, or their (h, w) where they are bicubic
     workers : processes, which begin at once; 0 decodes in this one, when asked for the next
     ahead   : how many images may be waiting; what bounds the memory
+    band    : spatial frequencies that are kept of each; None is all
     """
 
     def __init__(
-        self, files: Sequence[ImageFile], copies: Sequence[tuple[int, int] | Copy], *, workers: int, ahead: int = 128
+        self,
+        files: Sequence[ImageFile],
+        copies: Sequence[tuple[int, int] | Copy],
+        *,
+        workers: int,
+        ahead: int = 128,
+        band: Band | None = None,
     ) -> None:
         self._paths, self._ahead = [file.path for file in files], ahead
-        self._decode = partial(decode_image, copies=tuple(copies))
+        self._decode = partial(decode_image, copies=tuple(copies), band=band)
         self._pool = _Pool(workers)
         self._results: Iterator[list[Pixels]] = iter(())
 

@@ -60,6 +60,8 @@ def name_axis(store: AnyStore, axis: str, length: int, model: str | None) -> lis
         named = group[SCORES].attrs.get("classes", [])
     elif axis == "run" and "runs" in group:
         named = group["runs"].attrs.get("runs", [])
+    elif axis in ("run", "candidates"):
+        named = record.get({"run": "runs"}.get(axis, axis), [])
     elif axis == "roi":
         named = record.get("slot_rois", [])
     elif axis == "bound":

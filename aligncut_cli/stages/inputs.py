@@ -69,6 +69,6 @@ def open_mask_input(path: Path | None, params: MaskParams, *, classes: Path | No
 
 RESPONSE_SUFFIXES = (
     *(".npy", ".npz", ".json", ".csv", ".tsv", ".txt", ".mat", ".h5", ".hdf5"),
-    *(".nii", ".gz", ".gii", ".mgh", ".mgz"),
+    *(".nii", ".gz", ".gii", ".mgh", ".mgz", ".nc"),
 )
 """What a folder of responses is made of; our own outputs in it are no part of it."""

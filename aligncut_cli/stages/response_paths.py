@@ -95,6 +95,18 @@ class ResponsePaths:
             }
         )
 
+    def only(self, stage: str) -> SubjectPaths:
+        """Return the one subject's paths.
+
+        raises : UsageError where there are several, which this stage does not join
+        """
+        if len(self.subjects) > 1:
+            raise UsageError(
+                f"{stage} takes the responses of one subject, not of {', '.join(self.subjects)}",
+                do="Run it once for each.",
+            )
+        return next(iter(self.subjects.values()))
+
     def are_synthetic(self) -> bool:
         """Return whether some responses say of themselves that they are computed, by a synthetic.json beside them."""
         paths = [subject.responses for subject in self.subjects.values()]

@@ -30,6 +30,7 @@ KIND_OF = {  # what is made below, and of which kind it is
     "segments of several runs": "segments",
     "segments by clusters": "segments",
     "transitions": "transitions",
+    "decoding by both methods": "decoding",
 }
 
 
@@ -73,7 +74,22 @@ def stores(
             "segment", eigs, "-o", folder / "k.zarr", "--clusters", 5, "--clusters", 2, *masks
         ),
         "transitions": done("transitions", tsne, "-o", folder / "x.zarr", *SLOTS, *masks, "--permutations", 9),
+        "decoding by both methods": decode(folder, photos, features),
     }
+
+
+def decode(folder: Path, photos: Path, features: Path) -> Path:
+    """Decode by both methods from responses with repeats, with categories, subsets and the control."""
+    names = sorted(photo.stem for photo in photos.iterdir() if photo.is_file())
+    (folder / "ids.csv").write_text("image\n" + "\n".join([*names, *names]) + "\n")
+    (folder / "categories.csv").write_text("image,category\n" + "".join(f"{n},{k % 2}\n" for k, n in enumerate(names)))
+    np.save(folder / "trials.npy", np.random.default_rng(1).standard_normal((2 * len(names), 9)).astype(np.float32))
+    return done(
+        *("decode", features, "-o", folder / "d.zarr", "--method", "both", "--folds", 2, "--neurons", "3,5"),
+        *("--responses", folder / "trials.npy", "--image-ids", folder / "ids.csv", "--control", "shuffle"),
+        *("--categories", folder / "categories.csv", "--candidates", "2,all", "--subsets", 4, "--permutations", 9),
+        *("--draws", 20, "--epochs", 1, "--image-size", 16, "--channels", 2, "--batch-images", 4),
+    )
 
 
 def arrays_of(path: Path) -> Iterator[tuple[str, zarr.Array]]:

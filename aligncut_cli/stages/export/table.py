@@ -29,6 +29,7 @@ USUAL = {
     "eigs": ("eigvecs",),
     "tsne": ("rgb", "coords"),
     "segments": ("labels",),
+    "decoding": ("scores",),
 }
 """What is exported of each kind where nothing is asked for, the first that is there."""
 
@@ -164,7 +165,11 @@ Table = NodeTable | SmallTable
 
 
 def _score_table(store: Store) -> SmallTable:
-    """Return all scores that stand side by side: of every slot of a segments store, of every voxel of an alignment."""
+    """Return all scores that stand side by side: of every slot of a segments store, of every voxel of an alignment,
+    or of every run of a decoding among every number of candidates.
+    """
+    if store.kind == "decoding":
+        return _run_table(store)
     wanted = ("voxel",) if store.kind == "alignment" else ("model", "layer")
     names = [
         name
@@ -181,6 +186,15 @@ def _score_table(store: Store) -> SmallTable:
     slots = store.axes.slots
     rows = values[[models[slot.model] for slot in slots], [slot.position for slot in slots]]
     return SmallTable(SCORES, wanted, names, [(slot.model, slot.layer) for slot in slots], rows)
+
+
+def _run_table(store: Store) -> SmallTable:
+    """Return the scores of a decoding, a row per run and number of candidates; each has columns of its interval."""
+    names = store.names(SCORES)
+    values = np.concatenate([store.read(f"{SCORES}/{name}") for name in names], axis=2)
+    columns = [name + end for name in names for end in ("", "_low", "_high")]
+    cells = list(itertools.product(store.record["runs"], store.record["candidates"]))
+    return SmallTable(SCORES, ("run", "candidates"), columns, cells, values.reshape(len(cells), len(columns)))
 
 
 def _whole_table(store: Store, path: str) -> SmallTable:

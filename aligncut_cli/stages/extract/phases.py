@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aligncut_cli.errors import BadInput
+from aligncut_cli.images.band import parse_band
 from aligncut_cli.images.decode import Copy, Pixels
 from aligncut_cli.images.files import ImageFile
 from aligncut_cli.images.workers import ImageDecoder, check_images
@@ -204,7 +205,8 @@ class ExtractStage:
         batches = [number for number, _ in itertools.groupby(pending, self.layout.batch_of)]
         wanted = [file for number in batches for file in self.files[self.layout.batch_images(number)]]
         kinds = sorted({copy_for(backbone.info) for backbone in self.backbones.values()})
-        with ImageDecoder(wanted, kinds, workers=self.workers) as decoder:
+        band = None if self.params.band is None else parse_band(self.params.band)
+        with ImageDecoder(wanted, kinds, workers=self.workers, band=band) as decoder:
             yield self._batches(pending, kinds, iter(decoder))
 
     def _batches(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from aligncut_cli.console import Console
 from aligncut_cli.digests import digest_of
+from aligncut_cli.images.band import parse_band
 from aligncut_cli.images.files import ImageFile, find_images, hash_images
 from aligncut_cli.models.registry import ModelSpec, parse_models, weights_identity
 from aligncut_cli.params import ExtractParams, RunOptions, as_record
@@ -45,8 +46,9 @@ def run(inputs: Sequence[Path], params: ExtractParams, options: RunOptions, cons
             # Only what was asked for is a cause: features of the defaults are what they were without these options.
             **({"settings": {name: list(values) for name, values in given.items()}} if given else {}),
             **({"taken at": params.site} if params.site != "attn" else {}),
+            **({"band": str(parse_band(params.band))} if params.band is not None else {}),
         },
-        loose=["weights", "site", *SETTINGS],
+        loose=["weights", "site", "band", *SETTINGS],
     )
 
     folders = [path for path in inputs if path.is_dir()]

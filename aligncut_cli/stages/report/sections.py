@@ -11,6 +11,7 @@ from aligncut_cli.stages.activations import section as activations
 from aligncut_cli.stages.align import section as align
 from aligncut_cli.stages.blocks import Files, PageBlock, Section, describe_folder, name_of
 from aligncut_cli.stages.compare import section as compare
+from aligncut_cli.stages.decode import section as decode
 from aligncut_cli.stages.eigs import section as eigs
 from aligncut_cli.stages.render import section as render
 from aligncut_cli.stages.segment import section as segment
@@ -38,6 +39,7 @@ def _describe_other(store: Store, files: Files) -> list[PageBlock]:
 SECTIONS = (
     segment.SECTION,
     align.SECTION,
+    decode.SECTION,
     compare.SECTION,
     eigs.SECTION,
     activations.SECTION,

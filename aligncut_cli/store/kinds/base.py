@@ -109,6 +109,11 @@ class Kind:
         """Return the names at the root that are the kind's own, so that no model can be called so."""
         return {array.name.partition("/")[0] for array in self.arrays} - {"{model}"}
 
+    @property
+    def has_models(self) -> bool:
+        """Return whether some of its arrays lie in groups that are called as the models."""
+        return any(array.name.startswith("{model}/") for array in self.arrays)
+
 
 IMAGE_ID = Array("images/id", "str", ("image",), about="what each image is called")
 IMAGE_PATH = Array("images/path", "str", ("image",), about="where the photo was")

@@ -98,6 +98,10 @@ class Features(NodeStore):
         """Read some images in every layer, (layer, image, token, channel), the class token included."""
         return self.store.read(TOKENS.at(model), (slice(None), images))
 
-    def read_pooled(self, model: str, images: slice | None = None) -> NDArray[np.float32]:
+    def read_pooled(self, model: str, images: slice = slice(None)) -> NDArray[np.float32]:
         """Read the means over tokens of all images or of some, (layer, image, channel)."""
-        return self.store.read(POOLED.at(model), ... if images is None else (slice(None), images))
+        return self.store.read(POOLED.at(model), (slice(None), images))
+
+    def pooled_per_chunk(self, model: str) -> int:
+        """Return how many images one chunk of the means over tokens holds."""
+        return int(self.store.array(POOLED.at(model)).chunks[1])
