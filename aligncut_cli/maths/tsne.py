@@ -336,9 +336,9 @@ def _descend(
                 update.zero_()
                 gains.fill_(1.0)
             exaggeration = _EXAGGERATION if late < 0 else 1.0
-            # scikit-learn has 50 at least even for a few points, whose map then explodes. The rate is for a quarter
-            # of the gradient, as its authors counted.
-            rate = max(n_points / exaggeration, min(n_points, 200.0)) / 4
+            # scikit-learn has 50 at least even for a few points, whose map then explodes, and half of the momentum.
+            # The rate is for a quarter of the gradient, as its authors counted.
+            rate = max(n_points / exaggeration, 0.4 * min(n_points, 200.0)) / 4
             gradient = gradient_of(pull, repulsion, exaggeration=exaggeration)
             gains = torch.where(update * gradient < 0, gains + 0.2, gains * 0.8).clamp_(min=0.01)
             update.mul_(_MOMENTUM).addcmul_(gains, gradient, value=-rate)

@@ -274,6 +274,34 @@ def test_progress_counts_every_iteration() -> None:
     assert seen == [(done, 7) for done in range(1, 8)]
 
 
+def test_the_descent_ends_where_the_divergence_hardly_falls_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = clusters(300)
+    monkeypatch.setattr(tsne, "_LEAST_FALL", -1.0)
+    whole = fit(points, engine="exact", iterations=500)
+    assert whole.iterations == 500
+    monkeypatch.undo()
+    seen: list[tuple[int, int]] = []
+    early = fit(points, engine="exact", iterations=500, progress=lambda *step: seen.append(step))
+    assert 60 < early.iterations < 500
+    assert (early.iterations - 60) % 25 == 0
+    assert seen[-1] == (early.iterations, early.iterations)
+    assert early.kl_divergence < 1.05 * whole.kl_divergence
+
+
+def test_two_lanes_give_the_bytes_of_one() -> None:
+    threads = torch.get_num_threads()
+    try:
+        found = []
+        for count in (1, 2, 4):
+            torch.set_num_threads(count)
+            found.append(fit(clusters(2500), n_dims=3, iterations=40))
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(threads)
+    assert found[0].coords.tobytes() == found[1].coords.tobytes() == found[2].coords.tobytes()
+    assert found[0].kl_divergence == found[1].kl_divergence == found[2].kl_divergence
+
+
 def test_the_local_order_is_a_permutation_that_shortens_steps() -> None:
     rows = clusters(1000)
     order = tsne._local_order(rows)
