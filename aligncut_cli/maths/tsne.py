@@ -211,7 +211,7 @@ def attract(coords: Tensor, affinities: Affinities) -> Tensor:
 
 
 def _share_out(n_points: int) -> list[range]:
-    """Cut points into parts of whole blocks' worth, the same on every machine."""
+    """Cut points into at most eight parts, the same on every machine."""
     step = max(1, -(-n_points // _PARTS))
     return [range(start, min(start + step, n_points)) for start in range(0, n_points, step)]
 
