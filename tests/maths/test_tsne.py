@@ -275,17 +275,17 @@ def test_progress_counts_every_iteration() -> None:
 
 
 def test_the_descent_ends_where_the_divergence_hardly_falls_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    points = clusters(300)
+    points = clusters(600)
     monkeypatch.setattr(tsne, "_LEAST_FALL", -1.0)
-    whole = fit(points, engine="exact", iterations=500)
+    whole = fit(points, engine="exact", perplexity=20.0, iterations=500)
     assert whole.iterations == 500
     monkeypatch.undo()
     seen: list[tuple[int, int]] = []
-    early = fit(points, engine="exact", iterations=500, progress=lambda *step: seen.append(step))
+    early = fit(points, engine="exact", perplexity=20.0, iterations=500, progress=lambda *step: seen.append(step))
     assert 60 < early.iterations < 500
     assert (early.iterations - 60) % 25 == 0
     assert seen[-1] == (early.iterations, early.iterations)
-    assert early.kl_divergence < 1.05 * whole.kl_divergence
+    assert early.kl_divergence < 1.02 * whole.kl_divergence
 
 
 def test_two_lanes_give_the_bytes_of_one() -> None:
