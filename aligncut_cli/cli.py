@@ -19,7 +19,7 @@ import typer
 from aligncut_cli import __version__
 from aligncut_cli.console import Console, escape, flush_streams, prepare_streams, readable_bytes
 from aligncut_cli.errors import AlignCutError, BadInput, OutOfResources, Stopped, UsageError
-from aligncut_cli.machine import limit_threads
+from aligncut_cli.machine import keep_freed_memory, limit_threads
 from aligncut_cli.options import RUN_FLAGS, OnceCommand, flags_given, takes
 from aligncut_cli.params import (
     ActivationsParams,
@@ -103,6 +103,7 @@ def main() -> NoReturn:
     # torch's threads would spin while they wait, which makes small work on a busy machine many times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     limit_threads()
+    keep_freed_memory()
     signal.signal(signal.SIGTERM, _stop)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)

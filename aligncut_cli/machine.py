@@ -1,8 +1,9 @@
-"""What this process may use of the machine: memory and processors, under cgroups, SLURM and affinity."""
+"""What this process may use of the machine, under cgroups, SLURM and affinity, and that it keeps what it has used."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import math
 import os
 import platform
@@ -11,6 +12,10 @@ from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
 PROC = Path("/proc")
+# glibc's mallopt: names from malloc.h, and the largest threshold that it takes.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
+_LARGEST_KEPT = 32 * 2**20
+_MOST_FREE_KEPT = 256 * 2**20
 
 
 def memory_limit() -> int:
@@ -44,6 +49,23 @@ def limit_threads() -> None:
     """
     if cpu_count() < (os.cpu_count() or 1):
         os.environ.setdefault("OMP_NUM_THREADS", str(cpu_count()))
+
+
+def keep_freed_memory() -> bool:
+    """Have the C library hand out again what was freed, up to 256 MB of it; say whether it could be told.
+
+    Work goes block by block, and the arrays of a block are as large as those of the one before. By itself glibc gives
+    arrays of megabytes back to the system at once, and each new one then costs a page fault per 4 kB. One arena for
+    all threads, as what a reading thread frees is otherwise kept for that thread. Arrays above 32 MB are given back
+    as ever. It counts from here on; other C libraries are left as they are.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):
+        return False
+    settings = ((_MMAP_THRESHOLD, _LARGEST_KEPT), (_TRIM_THRESHOLD, _MOST_FREE_KEPT), (_ARENA_MAX, 1))
+    taken = [mallopt(name, value) == 1 for name, value in settings]  # all of them, whatever the first says
+    return all(taken)
 
 
 def _own_cgroups(controller: str) -> Iterator[Path]:

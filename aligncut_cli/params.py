@@ -171,9 +171,11 @@ class TsneParams(StageParams):
     """Parameters of `tsne`."""
 
     dims: int = knob(3, "3 for colours, 2 for trajectories.", at_least=2, at_most=3)
-    n_sample: int = knob(100_000, "Nodes that t-SNE is fitted on; the others follow their nearest one.", at_least=5)
+    n_sample: int = knob(20_000, "Nodes that t-SNE is fitted on; the others follow their nearest one.", at_least=5)
     perplexity: float = knob(30.0, "Effective number of neighbours of each point.", at_least=1)
-    iterations: int = knob(500, "Gradient steps.", at_least=1)
+    iterations: int = knob(
+        500, "Gradient steps at most; it ends earlier where the divergence hardly falls any more.", at_least=1
+    )
     engine: Literal["auto", "fft", "exact", "sklearn"] = knob(
         "auto", "Interpolated (fft) or with all pairs (exact), auto by size; or scikit-learn's, the reference."
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -87,3 +89,27 @@ def test_slurm_and_affinity_count(world: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "0")  # all of the node
     monkeypatch.delenv("SLURM_MEM_PER_CPU")
     assert machine.memory_limit() == 500 * GB
+
+
+FAULTS = """
+import resource
+import numpy as np
+from aligncut_cli import machine
+
+told = machine.keep_freed_memory()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(30):
+    for array in [np.empty(12 * 2**20, np.uint8) for _ in range(8)]:
+        array[::4096] = 1
+    del array
+print(told, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def test_freed_memory_is_used_again_without_page_faults() -> None:
+    done = subprocess.run([sys.executable, "-c", FAULTS], check=True, stdout=subprocess.PIPE, text=True)
+    told, faults = done.stdout.split()
+    if told != "True":
+        pytest.skip("this C library cannot be told")
+    # Eight arrays have 24,576 pages, and thirty times as many where all are fresh each time.
+    assert int(faults) < 3 * 24_576

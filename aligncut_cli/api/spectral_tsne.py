@@ -30,7 +30,7 @@ class SpectralTSNE(Prepared, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     dims         : 3 for colours, 2 for trajectories
     n_samples    : rows that t-SNE is fitted on
     perplexity   : effective number of neighbours; lowered to (n - 1) / 3 where there are too few rows
-    iterations   : gradient steps
+    iterations   : gradient steps at most; it ends earlier where the divergence hardly falls any more
     engine       : 'auto', 'fft', 'exact' or 'sklearn'
     clip         : share of rows that may saturate at each end of a colour channel
     device       : 'auto', 'cpu', 'cuda' or 'cuda:N'
@@ -43,6 +43,7 @@ class SpectralTSNE(Prepared, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     sample_rows_    : (m, C) float32, these rows
     sample_coords_  : (m, dims) float32, their places, centred
     kl_divergence_  : of the map from the affinities, in nats
+    n_iter_         : gradient steps that were taken
     colour_range_   : two (dims,) float64, the places that become 0 and 255
     n_features_in_  : C
     """
@@ -96,7 +97,7 @@ class SpectralTSNE(Prepared, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             device=device,
             seed=params.seed,
         )
-        self.sample_coords_, self.kl_divergence_ = fit.coords, fit.kl_divergence
+        self.sample_coords_, self.kl_divergence_, self.n_iter_ = fit.coords, fit.kl_divergence, fit.iterations
         self.colour_range_ = colour_range(fit.coords, clip=params.clip)
         self._seed, self._n_rows = params.seed, table.rows
         self._prepared = self._prepare()

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.linalg
 import torch
 from numpy.typing import NDArray
 
@@ -144,6 +143,8 @@ def fix_signs(eigenvectors: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def _solve_dense(unit_features: torch.Tensor, n_eig: int) -> EigenSolution:
+    import scipy.linalg  # a sixteenth of all that `eigs` imports, and only small problems need it
+
     features = unit_features.detach().to("cpu", torch.float64)
     m = len(features)
     graph = affinity_from_cosine_(features @ features.T).numpy()

@@ -9,14 +9,15 @@ divergence.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import sparse
-from sklearn.manifold import TSNE
 from torch import Tensor
 
 from aligncut_cli.errors import BadInput, UsageError
@@ -29,12 +30,18 @@ ENGINES = ("auto", "fft", "exact", "sklearn")
 _FEWEST_POINTS = 5
 # Up to here the sum over all pairs is as fast as the grid, by measurement on one core, and it is exact.
 _EXACT_UP_TO = {2: 700, 3: 1500}
-# scikit-learn's schedule. Once the exaggeration ends it goes on with a twelfth of the rate n / exaggeration (Belkina
-# et al. 2019), which we take in both parts: of 20,000 points the divergence after 500 iterations is then 7 per cent
-# less.
+# scikit-learn's exaggeration for a quarter of its 250 iterations, which with the momentum of the second part lead as
+# far: the divergence after as many more is the same. Once the exaggeration ends scikit-learn goes on with a twelfth of
+# the rate n / exaggeration (Belkina et al. 2019), which we take in both parts: of 20,000 points the divergence after
+# 500 iterations is then 7 per cent less.
 _EXAGGERATION = 12.0
-_EXAGGERATED_ITERATIONS = 250
-_MOMENTA = (0.5, 0.8)
+_EXAGGERATED_ITERATIONS = 60
+_MOMENTUM = 0.8
+# The descent ends where the divergence has fallen by less than this share since it was looked at last.
+_LOOK_EVERY = 25
+_LEAST_FALL = 5e-3
+# Points share their edges out in so many parts; a fixed number, so that the sums do not depend on the processors.
+_PARTS = 8
 # No step is longer: a point pulled too far off would widen the grid.
 _LONGEST_STEP = 5.0
 _START_SPREAD = 1e-4
@@ -55,6 +62,7 @@ class TsneFit:
     coords        : (n, d) float32, centred
     kl_divergence : of the map from the affinities, in nats
     engine        : that fitted it, never 'auto'
+    iterations    : gradient steps that were taken
     perplexity    : that was used, less than asked for where there are too few points
     n_neighbors   : whose affinities were kept, about three times the perplexity
     """
@@ -62,6 +70,7 @@ class TsneFit:
     coords: NDArray[np.float32]
     kl_divergence: float
     engine: str
+    iterations: int
     perplexity: float
     n_neighbors: int
 
@@ -94,11 +103,12 @@ def fit_tsne(
     points     : (n, C)
     n_dims     : 2 or 3
     perplexity : about the number of near neighbours; lowered to (n - 1) / 3 where there are too few points
-    iterations : of gradient descent; up to 250, half of them at most, exaggerate the affinities
+    iterations : of gradient descent at most; it ends where the divergence hardly falls any more. Up to 60, a quarter of
+                 them at most, exaggerate the affinities
     engine     : 'fft' on a grid, O(n); 'exact', O(n^2); 'sklearn', the reference; 'auto' the faster of the first two
     device     : for all but 'sklearn'; on a CPU the same seed gives the same bytes
     seed       : of the jitter that parts equal points
-    progress   : called with iterations done and all iterations
+    progress   : called with iterations done and all iterations, which become fewer where the descent ends early
     """
     rows = _standardise(points)
     _check(rows, n_dims=n_dims, perplexity=perplexity, iterations=iterations, engine=engine)
@@ -109,21 +119,22 @@ def fit_tsne(
     if engine == "auto":
         engine = "exact" if n_points <= _EXACT_UP_TO[n_dims] else "fft"
     if engine == "sklearn":
-        coords, divergence = _fit_by_sklearn(rows, start, perplexity=perplexity, iterations=iterations, seed=seed)
+        coords, divergence, iterations = _fit_by_sklearn(
+            rows, start, perplexity=perplexity, iterations=iterations, seed=seed
+        )
     else:
         device = torch.device(device)
         # Neighbours near each other in memory make the gathers of every iteration two to three times faster.
         order = _local_order(rows)
         affinities = find_affinities(torch.from_numpy(rows[order]).to(device), perplexity, n_neighbors=n_neighbors)
         repel = repel_exactly if engine == "exact" else GridRepulsion(n_dims=n_dims, device=device).repel
-        fitted = _descend(
+        fitted, divergence, iterations = _descend(
             torch.from_numpy(start[order].T.copy()).to(device),
             affinities,
             repel,
             iterations=iterations,
             progress=progress,
         )
-        divergence = divergence_of(fitted, affinities, repel(fitted))
         coords = np.empty_like(start)
         coords[order] = fitted.T.cpu().numpy()
     if not np.isfinite(coords).all():
@@ -132,7 +143,7 @@ def fit_tsne(
             do="look at the eigenvectors with 'aligncut inspect', or try --engine sklearn",
         )
     coords -= coords.mean(axis=0, dtype=np.float64).astype(np.float32)
-    return TsneFit(coords, divergence, engine, perplexity, n_neighbors)
+    return TsneFit(coords, divergence, engine, iterations, perplexity, n_neighbors)
 
 
 def find_affinities(rows: Tensor, perplexity: float, *, n_neighbors: int) -> Affinities:
@@ -196,51 +207,70 @@ def attract(coords: Tensor, affinities: Affinities) -> Tensor:
     coords  : (d, n) float32
     returns : (d, n)
     """
-    n_dims, n_points = coords.shape
+    return _sum_parts([_attract_from(coords, affinities, part) for part in _share_out(coords.shape[1])])
+
+
+def _share_out(n_points: int) -> list[range]:
+    """Cut points into at most eight parts, the same on every machine."""
+    step = max(1, -(-n_points // _PARTS))
+    return [range(start, min(start + step, n_points)) for start in range(0, n_points, step)]
+
+
+def _sum_parts(parts: list[Tensor]) -> Tensor:
+    total = parts[0]
+    for part in parts[1:]:
+        total += part
+    return total
+
+
+def _attract_from(coords: Tensor, affinities: Affinities, points: range) -> Tensor:
+    """Pull along the edges from some points to their neighbours, at both ends: (d, n)."""
+    n_dims = len(coords)
     dof = degrees_of_freedom(n_dims)
     block = _BLOCK.get(coords.device.type, 1 << 15)
     force = torch.zeros_like(coords)
-    for start in range(0, n_points, block):
-        near = affinities.neighbours[start : start + block]
+    for start in range(points.start, points.stop, block):
+        stop = min(start + block, points.stop)
+        near = affinities.neighbours[start:stop]
         ends = near.reshape(-1)
         apart = [
-            coords[axis, start : start + block, None] - torch.index_select(coords[axis], 0, ends).view(near.shape)
+            coords[axis, start:stop, None] - torch.index_select(coords[axis], 0, ends).view(near.shape)
             for axis in range(n_dims)
         ]
         base = apart[0].square()
         for along in apart[1:]:
             base.addcmul_(along, along)
-        pull = affinities.conditional[start : start + block] / base.div_(dof).add_(1.0)
+        pull = affinities.conditional[start:stop] / base.div_(dof).add_(1.0)
         for axis, along in enumerate(apart):
             along.mul_(pull)
-            force[axis, start : start + block] += along.sum(1)
+            force[axis, start:stop] += along.sum(1)
             # An edge pulls at both ends alike, which makes p_ij symmetric without storing it twice.
             add_at_(force[axis], ends, along.view(-1), alpha=-1)
     return force
 
 
-def gradient_of(coords: Tensor, affinities: Affinities, repulsion: Repulsion, *, exaggeration: float = 1.0) -> Tensor:
+def gradient_of(pull: Tensor, repulsion: Repulsion, *, exaggeration: float = 1.0) -> Tensor:
     """Gradient of the divergence, 2 (dof + 1) / dof sum_j (p_ij - q_ij) u_ij (y_i - y_j).
 
-    coords  : (d, n) float32
-    returns : (d, n)
+    pull      : (d, n) float32, by `attract`
+    repulsion : of the same map
+    returns   : (d, n)
     """
-    n_dims, n_points = coords.shape
+    n_dims, n_points = pull.shape
     dof = degrees_of_freedom(n_dims)
     # grad phi = -(dof + 1) / dof sum_j w_ij u_ij (y_i - y_j). All forces sum to zero; what the grid leaves is taken
     # out.
     push = repulsion.gradient - repulsion.gradient.mean(1, keepdim=True)
-    return (
-        attract(coords, affinities)
-        .mul_(exaggeration * (dof + 1) / dof / n_points)
-        .add_(push, alpha=2 / _normaliser(repulsion))
-    )
+    return (pull * (exaggeration * (dof + 1) / dof / n_points)).add_(push, alpha=2 / _normaliser(repulsion))
 
 
-def divergence_of(coords: Tensor, affinities: Affinities, repulsion: Repulsion) -> float:
+def divergence_of(
+    coords: Tensor, affinities: Affinities, repulsion: Repulsion, information: tuple[float, float]
+) -> float:
     """KL divergence sum p log(p / q) over the edges, in nats.
 
-    coords : (d, n) float32
+    coords      : (d, n) float32
+    information : of the affinities, by `information_of`
     """
     n_dims, n_points = coords.shape
     dof = degrees_of_freedom(n_dims)
@@ -251,11 +281,11 @@ def divergence_of(coords: Tensor, affinities: Affinities, repulsion: Repulsion) 
         square = (coords[:, start : start + block, None] - coords[:, near]).double().square().sum(0)
         logs = torch.log1p(square / dof) * (-(dof + 1) / 2)
         log_kernel += float((affinities.conditional[start : start + block].double() * logs).sum()) / n_points
-    total, information = _information(affinities)
-    return information - log_kernel + total * math.log(_normaliser(repulsion))
+    total, own = information
+    return own - log_kernel + total * math.log(_normaliser(repulsion))
 
 
-def _information(affinities: Affinities) -> tuple[float, float]:
+def information_of(affinities: Affinities) -> tuple[float, float]:
     """Sum of p_ij, which is one up to rounding, and of p_ij log p_ij."""
     n_points, k = affinities.neighbours.shape
     directed = sparse.csr_array(
@@ -284,34 +314,78 @@ def _descend(
     *,
     iterations: int,
     progress: Callable[[int, int], None] | None,
-) -> Tensor:
-    """Gradient descent with momentum and a gain per coordinate (Jacobs 1988), exaggerating the affinities at first."""
+) -> tuple[Tensor, float, int]:
+    """Gradient descent with momentum and a gain per coordinate (Jacobs 1988), exaggerating the affinities at first.
+
+    returns : (d, n) map, its divergence, iterations taken
+    """
     n_points = coords.shape[1]
-    exaggerated = min(_EXAGGERATED_ITERATIONS, iterations // 2)
+    exaggerated = min(_EXAGGERATED_ITERATIONS, iterations // 4)
+    information, last = information_of(affinities), math.inf
     update, gains = torch.zeros_like(coords), torch.ones_like(coords)
-    for iteration in range(iterations):
-        early = iteration < exaggerated
-        if iteration == exaggerated:
-            update.zero_()
-            gains.fill_(1.0)
-        exaggeration, momentum = (_EXAGGERATION, _MOMENTA[0]) if early else (1.0, _MOMENTA[1])
-        # scikit-learn has 50 at least even for a few points, whose map then explodes. The rate is for a quarter of
-        # the gradient, as its authors counted.
-        rate = max(n_points / exaggeration, min(n_points, 200.0)) / 4
-        gradient = gradient_of(coords, affinities, repel(coords), exaggeration=exaggeration)
-        gains = torch.where(update * gradient < 0, gains + 0.2, gains * 0.8).clamp_(min=0.01)
-        update.mul_(momentum).addcmul_(gains, gradient, value=-rate)
-        length = update.square().sum(0, keepdim=True).sqrt_()
-        update.mul_(_LONGEST_STEP / length.clamp_(min=_LONGEST_STEP))
-        coords = coords + update
-        if progress is not None:
-            progress(iteration + 1, iterations)
-    return coords
+    with _two_lanes(coords.device) as lanes:
+        for iteration in range(iterations + 1):
+            pull, repulsion = _find_forces(coords, affinities, repel, lanes)
+            late = iteration - exaggerated
+            if iteration == iterations or (late > 0 and late % _LOOK_EVERY == 0):
+                divergence = divergence_of(coords, affinities, repulsion, information)
+                if iteration == iterations or 0 <= last - divergence < _LEAST_FALL * last:
+                    break
+                last = divergence
+            if late == 0:
+                update.zero_()
+                gains.fill_(1.0)
+            exaggeration = _EXAGGERATION if late < 0 else 1.0
+            # scikit-learn has 50 at least even for a few points, whose map then explodes, and half of the momentum.
+            # The rate is for a quarter of the gradient, as its authors counted.
+            rate = max(n_points / exaggeration, 0.4 * min(n_points, 200.0)) / 4
+            gradient = gradient_of(pull, repulsion, exaggeration=exaggeration)
+            gains = torch.where(update * gradient < 0, gains + 0.2, gains * 0.8).clamp_(min=0.01)
+            update.mul_(_MOMENTUM).addcmul_(gains, gradient, value=-rate)
+            length = update.square().sum(0, keepdim=True).sqrt_()
+            update.mul_(_LONGEST_STEP / length.clamp_(min=_LONGEST_STEP))
+            coords = coords + update
+            if progress is not None:
+                progress(iteration + 1, iterations)
+    if progress is not None and iteration < iterations:
+        progress(iteration, iteration)
+    return coords, divergence, iteration
+
+
+@contextmanager
+def _two_lanes(device: torch.device) -> Iterator[Executor | None]:
+    """Give two threads that share the processors, since scattered sums and small steps keep only one busy.
+
+    None where there is one processor, or a GPU, which does one thing after another.
+    """
+    threads = torch.get_num_threads()
+    if device.type != "cpu" or threads < 2:
+        yield None
+        return
+    torch.set_num_threads(threads // 2)
+    try:
+        with ThreadPoolExecutor(2) as lanes:
+            yield lanes
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _find_forces(
+    coords: Tensor, affinities: Affinities, repel: Callable[[Tensor], Repulsion], lanes: Executor | None
+) -> tuple[Tensor, Repulsion]:
+    """Pull and repulsion of a map; whichever thread is free takes the next part."""
+    if lanes is None:
+        return attract(coords, affinities), repel(coords)
+    repulsion = lanes.submit(repel, coords)
+    parts = [lanes.submit(_attract_from, coords, affinities, part) for part in _share_out(coords.shape[1])]
+    return _sum_parts([part.result() for part in parts]), repulsion.result()
 
 
 def _fit_by_sklearn(
     rows: NDArray[np.float32], start: NDArray[np.float32], *, perplexity: float, iterations: int, seed: int
-) -> tuple[NDArray[np.float32], float]:
+) -> tuple[NDArray[np.float32], float, int]:
+    from sklearn.manifold import TSNE
+
     model = TSNE(
         n_components=start.shape[1],
         perplexity=perplexity,
@@ -321,7 +395,7 @@ def _fit_by_sklearn(
         random_state=seed,
     )
     coords = np.asarray(model.fit_transform(rows), dtype=np.float32)
-    return coords, float(model.kl_divergence_)
+    return coords, float(model.kl_divergence_), int(model.n_iter_) + 1
 
 
 def _standardise(points: NDArray[np.float32] | NDArray[np.float64]) -> NDArray[np.float32]:

@@ -40,6 +40,7 @@ def test_stage_and_estimator_give_the_same_numbers_on_the_same_sample(tmp_path: 
         np.testing.assert_array_equal(tsne.transform(carried), opened.read(f"{name}/coords"))
         np.testing.assert_array_equal(tsne.to_rgb(tsne.transform(carried)), opened.read(f"{name}/rgb"))
     assert tsne.kl_divergence_ == opened.record["summary"]["fit"]["all"]["kl_divergence"]
+    assert tsne.n_iter_ == opened.record["summary"]["fit"]["all"]["iterations"] == 30
 
 
 def test_every_row_stands_where_its_nearest_sampled_row_does() -> None:

@@ -30,7 +30,14 @@ from sklearn.manifold import trustworthiness
 from aligncut_cli.maths.affinity import unit_rows
 from aligncut_cli.maths.eigensolve import solve_normalized_cut
 from aligncut_cli.maths.propagate import NystromExtension
-from aligncut_cli.maths.tsne import _principal_start, _standardise, divergence_of, find_affinities, fit_tsne
+from aligncut_cli.maths.tsne import (
+    _principal_start,
+    _standardise,
+    divergence_of,
+    find_affinities,
+    fit_tsne,
+    information_of,
+)
 from aligncut_cli.maths.tsne_fft import repel_exactly
 from aligncut_cli.store.read import open_store
 from tests.bench.common import TOKENS, VitLikeFeatures, python, run_measured
@@ -126,7 +133,7 @@ def judge(points: Path, coords: Path, *, perplexity: float) -> None:
     flat = torch.from_numpy(placed.T.copy())
     some = np.random.default_rng(1).permutation(len(rows))[:JUDGED]
     trusted = trustworthiness(rows[some], placed[some], n_neighbors=N_NEAREST)
-    divergence = divergence_of(flat, affinities, repel_exactly(flat))
+    divergence = divergence_of(flat, affinities, repel_exactly(flat), information_of(affinities))
     print(json.dumps({"points": len(rows), "kl": divergence, "trust": float(trusted)}))
 
 

@@ -13,12 +13,14 @@ from aligncut_cli.maths import tsne
 from aligncut_cli.maths.tsne import (
     Affinities,
     TsneFit,
+    attract,
     calibrate_perplexity,
     divergence_of,
     drop_self,
     find_affinities,
     fit_tsne,
     gradient_of,
+    information_of,
 )
 from aligncut_cli.maths.tsne_fft import GridRepulsion, degrees_of_freedom, repel_exactly
 
@@ -127,9 +129,11 @@ def test_the_gradient_is_the_derivative_of_the_divergence(n_dims: int, spread: f
     on_grid = GridRepulsion(n_dims=n_dims, device=coords.device).repel(coords)
     assert on_grid.spacing > 0
     for repulsion, most in ((repel_exactly(coords), 1e-4), (on_grid, 1e-2)):
-        found = gradient_of(coords, affinities, repulsion).double()
+        found = gradient_of(attract(coords, affinities), repulsion).double()
         assert float((found - truth).norm() / truth.norm()) < most
-        assert divergence_of(coords, affinities, repulsion) == pytest.approx(expected, rel=2e-3)
+        assert divergence_of(coords, affinities, repulsion, information_of(affinities)) == pytest.approx(
+            expected, rel=2e-3
+        )
         assert float(found.sum(1).norm()) < 1e-5 * float(found.norm(dim=0).sum())
 
 
@@ -138,19 +142,20 @@ def test_the_exaggerated_gradient_pulls_that_many_times_harder(n_dims: int) -> N
     affinities = some_affinities()
     coords = torch.randn(n_dims, 120, generator=torch.Generator().manual_seed(0))
     plain, four, seven = (
-        gradient_of(coords, affinities, repel_exactly(coords), exaggeration=factor) for factor in (1.0, 4.0, 7.0)
+        gradient_of(attract(coords, affinities), repel_exactly(coords), exaggeration=factor)
+        for factor in (1.0, 4.0, 7.0)
     )
     torch.testing.assert_close(seven - four, four - plain, rtol=1e-4, atol=1e-6)
-    pull = tsne.attract(coords, affinities) / (2 * 120)
+    pull = attract(coords, affinities) / (2 * 120)
     dof = degrees_of_freedom(n_dims)
     torch.testing.assert_close(four - plain, 3 * 2 * (dof + 1) / dof * pull, rtol=1e-4, atol=1e-6)
 
 
 def test_blocks_of_edges_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     affinities, coords = some_affinities(), torch.randn(3, 120, generator=torch.Generator().manual_seed(0))
-    whole = tsne.attract(coords, affinities)
+    whole = attract(coords, affinities)
     monkeypatch.setattr(tsne, "_BLOCK", {"cpu": 7})
-    torch.testing.assert_close(tsne.attract(coords, affinities), whole, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(attract(coords, affinities), whole, rtol=1e-5, atol=1e-6)
 
 
 def test_the_divergence_in_two_dimensions_is_at_most_that_of_scikit_learn() -> None:
@@ -193,7 +198,7 @@ def test_scikit_learns_divergence_of_a_map_is_ours() -> None:
     rows = torch.from_numpy(tsne._standardise(points))
     coords = torch.from_numpy(reference.coords.T.copy())
     affinities = find_affinities(rows, reference.perplexity, n_neighbors=reference.n_neighbors)
-    ours = divergence_of(coords, affinities, repel_exactly(coords))
+    ours = divergence_of(coords, affinities, repel_exactly(coords), information_of(affinities))
     assert ours == pytest.approx(reference.kl_divergence, rel=0.03)
 
 
@@ -269,6 +274,34 @@ def test_progress_counts_every_iteration() -> None:
     assert seen == [(done, 7) for done in range(1, 8)]
 
 
+def test_the_descent_ends_where_the_divergence_hardly_falls_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = clusters(600)
+    monkeypatch.setattr(tsne, "_LEAST_FALL", -1.0)
+    whole = fit(points, engine="exact", perplexity=20.0, iterations=500)
+    assert whole.iterations == 500
+    monkeypatch.undo()
+    seen: list[tuple[int, int]] = []
+    early = fit(points, engine="exact", perplexity=20.0, iterations=500, progress=lambda *step: seen.append(step))
+    assert 60 < early.iterations < 500
+    assert (early.iterations - 60) % 25 == 0
+    assert seen[-1] == (early.iterations, early.iterations)
+    assert early.kl_divergence < 1.02 * whole.kl_divergence
+
+
+def test_two_lanes_give_the_bytes_of_one() -> None:
+    threads = torch.get_num_threads()
+    try:
+        found = []
+        for count in (1, 2, 4):
+            torch.set_num_threads(count)
+            found.append(fit(clusters(2500), n_dims=3, iterations=40))
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(threads)
+    assert found[0].coords.tobytes() == found[1].coords.tobytes() == found[2].coords.tobytes()
+    assert found[0].kl_divergence == found[1].kl_divergence == found[2].kl_divergence
+
+
 def test_the_local_order_is_a_permutation_that_shortens_steps() -> None:
     rows = clusters(1000)
     order = tsne._local_order(rows)
@@ -280,7 +313,7 @@ def test_the_local_order_is_a_permutation_that_shortens_steps() -> None:
 def test_the_information_is_that_of_the_symmetric_affinities() -> None:
     affinities = some_affinities()
     matrix = dense_affinity(affinities).numpy()
-    total, information = tsne._information(affinities)
+    total, information = information_of(affinities)
     kept = sparse.csr_array(matrix).data
     assert total == pytest.approx(1.0, rel=1e-6)
     assert information == pytest.approx(float((kept * np.log(kept)).sum()), rel=1e-9)
@@ -312,10 +345,10 @@ def test_what_cannot_be_fitted_is_refused() -> None:
 def test_a_gpu_gives_the_same_gradient_and_as_good_a_map(n_dims: int) -> None:
     affinities = some_affinities(1000)
     coords = 5 * torch.randn(n_dims, 1000, generator=torch.Generator().manual_seed(0))
-    here = gradient_of(coords, affinities, GridRepulsion(n_dims=n_dims, device=coords.device).repel(coords))
+    here = gradient_of(attract(coords, affinities), GridRepulsion(n_dims=n_dims, device=coords.device).repel(coords))
     there = coords.cuda()
     moved = Affinities(affinities.neighbours.cuda(), affinities.conditional.cuda())
-    found = gradient_of(there, moved, GridRepulsion(n_dims=n_dims, device=there.device).repel(there))
+    found = gradient_of(attract(there, moved), GridRepulsion(n_dims=n_dims, device=there.device).repel(there))
     torch.testing.assert_close(found.cpu(), here, rtol=1e-3, atol=1e-5)
     points = clusters(1000)
     cpu, gpu = (fit(points, n_dims=n_dims, iterations=400, device=device) for device in ("cpu", "cuda"))

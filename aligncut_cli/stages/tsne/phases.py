@@ -160,7 +160,12 @@ class TsneStage:
         self.writer.write(SAMPLE_COORDS.at(), group, fit.coords)
         write_json(
             self.work.wip / f"fit-{group}.json",
-            {"kl_divergence": fit.kl_divergence, "engine": fit.engine, "perplexity": fit.perplexity},
+            {
+                "kl_divergence": fit.kl_divergence,
+                "engine": fit.engine,
+                "iterations": fit.iterations,
+                "perplexity": fit.perplexity,
+            },
         )
 
     def _place(self, index: int, block: Block, eigvecs: NDArray[np.float32]) -> None:
