@@ -44,7 +44,7 @@ def test_true_signal_explains_what_the_noise_ceiling_says(responses: Responses) 
     predicted = np.sqrt(responses.ceiling) * responses.signal
     variance = responses.values.var(axis=0)
     explained = 1 - ((responses.values - predicted) ** 2).mean(axis=0) / variance
-    assert np.abs(explained - responses.ceiling).max() < 0.2  # 160 images: sampling error per voxel
+    assert np.abs(explained - responses.ceiling).max() < 0.25  # 160 images: sampling error per voxel
     assert abs((explained - responses.ceiling).mean()) < 0.01
     assert responses.ceiling.min() >= 0.35
     assert responses.ceiling.max() <= 0.75
