@@ -323,7 +323,7 @@ class DecodeParams(StageParams):
 class DemoParams(StageParams):
     """Parameters of `demo`."""
 
-    images: int = knob(200, "Scenes of the small world.", at_least=24)
+    images: int = knob(144, "Scenes of the small world.", at_least=24)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -144,7 +144,7 @@ def _plan_target(name: str, features: str, at: Callable[[str], str]) -> list[Ste
         *("--responses", brain, "--rois", f"{brain}/rois.json", "--noise-ceiling", f"{brain}/noise-ceiling.npy"),
         *("--universal-dim", "128", "--epochs", "12", *TARGETS[name]),
     ]
-    joint = ["--alignment", aligned, "-o", at(f"{name}-joint.zarr"), "--extend", "nystrom", "--n-sample", "2000"]
+    joint = ["--alignment", aligned, "-o", at(f"{name}-joint.zarr"), "--extend", "nystrom", "--n-sample", "1500"]
     layers = ["--alignment", aligned, "-o", at(f"{name}-layers.zarr"), "--group", "layer", *EACH_LAYER]
     return [
         Step(WHY[name], ["align", features, "-o", aligned, *fit]),
