@@ -18,7 +18,7 @@ MOST_INDEXED = 255
 
 
 def safe_colours(count: int) -> Pixels:
-    """Return (count, 3) colours of label indices: 0 is dark grey, then Okabe and Ito's.
+    """Return (count, 3) colours of label indices: 0 is dark grey, then the eight of figures.
 
     Beyond these, hues that step by the golden angle, light and dark in turn: told apart by lightness too, though no
     palette keeps more than about ten classes apart for all eyes.

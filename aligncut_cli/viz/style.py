@@ -10,8 +10,11 @@ MM_PER_INCH = 25.4
 LEAST_POINTS = 5.0
 """Letters below this size are not read in print."""
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#b8a900")
-"""Okabe and Ito's colours, which are told apart with any kind of colour vision; their black is the text's."""
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#332288", "#661100")
+"""Six of Okabe and Ito's colours and two dark ones of Paul Tol's, told apart without red or green cones too.
+
+Okabe and Ito's black is the text's, and their yellow is too pale for lines on white.
+"""
 FOREGROUND, BACKGROUND = "#d55e00", "#0072b2"
 CONTROL = "#b41e1e"
 """What a control is said in."""

@@ -38,8 +38,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return features, folder / "responses.npy"
 
 
-def pairing_of(store: Path) -> dict:
-    return json.loads((store / "zarr.json").read_text())["attributes"]["aligncut"]["responses"]["pairing"]
+def responses_of(store: Path) -> dict:
+    return json.loads((store / "zarr.json").read_text())["attributes"]["aligncut"]["responses"]
 
 
 def test_an_order_that_could_be_another_is_refused_and_can_be_said(tmp_path: Path, world: tuple[Path, Path]) -> None:
@@ -52,8 +52,8 @@ def test_an_order_that_could_be_another_is_refused_and_can_be_said(tmp_path: Pat
     assert good.code == 0, good.err
     assert "order path: row 0 = im00-b, row 79 = im39" in good.err
     assert "no better than by chance" not in good.err
-    pairing = pairing_of(good.path)
-    assert (pairing["rule"], pairing["suspected"]) == ("order path", False)
+    record = responses_of(good.path)
+    assert (record["pairing"]["rule"], record["suspected"]) == ("order path", False)
     wrong = aligncut("align", features, "-o", tmp_path / "w.zarr", "--responses", responses, *FIT, "--order", "given")
     assert wrong.code == 0
     (tmp_path / "ids.csv").write_text(
@@ -84,7 +84,7 @@ def test_a_shuffled_join_is_suspected(tmp_path: Path, world: tuple[Path, Path]) 
     assert result.code == 0, result.err
     assert "no better than by chance" in result.err
     assert "row 0 = im00-b" in result.err.split("no better than by chance")[1]
-    assert pairing_of(result.path)["suspected"]
+    assert responses_of(result.path)["suspected"]
 
 
 def test_images_of_a_missing_session_are_left_out_on_request(tmp_path: Path, world: tuple[Path, Path]) -> None:

@@ -118,16 +118,21 @@ def test_how_figures_look_makes_no_other_store(tmp_path: Path, eigs: Path, masks
     assert "is up to date" in aligncut(*args, "--format", "pdf", "--font-size", 9).err
 
 
-# Rows of L, M, S from linear RGB and back, and what a deuteranope sees (Vienot, Brettel and Mollon 1999).
+# Rows of L, M, S from linear RGB, and what is seen without L or without M cones (Vienot, Brettel and Mollon 1999).
 TO_LMS = np.array([[17.8824, 43.5161, 4.11935], [3.45565, 27.1554, 3.86714], [0.0299566, 0.184309, 1.46709]])
+PROTANOPE = np.array([[0, 2.02344, -2.52581], [0, 1, 0], [0, 0, 1]])
 DEUTERANOPE = np.array([[1, 0, 0], [0.494207, 0, 1.24827], [0, 0, 1]])
 
 
-def test_the_first_classes_are_told_apart_without_red_and_green_cones_as_by_all() -> None:
-    colours = safe_colours(8).astype(float)
-    assert len(np.unique(safe_colours(60), axis=0)) == 60
-    seen = ((colours / 255) ** 2.2) @ (np.linalg.inv(TO_LMS) @ DEUTERANOPE @ TO_LMS).T
+@pytest.mark.parametrize("eye", [PROTANOPE, DEUTERANOPE], ids=["protanope", "deuteranope"])
+def test_the_background_and_eight_classes_are_told_apart_without_red_or_green_cones(eye: np.ndarray) -> None:
+    colours = safe_colours(9).astype(float)
+    seen = ((colours / 255) ** 2.2) @ (np.linalg.inv(TO_LMS) @ eye @ TO_LMS).T
     seen = np.clip(seen, 0, 1) ** (1 / 2.2)
-    apart = np.linalg.norm(seen[:, None] - seen[None], axis=-1)[~np.eye(8, dtype=bool)]
-    assert apart.min() > 0.05
+    apart = np.linalg.norm(seen[:, None] - seen[None], axis=-1)[~np.eye(9, dtype=bool)]
+    assert apart.min() > 0.1
+
+
+def test_no_two_of_sixty_classes_have_one_colour_and_voc_has_its_own() -> None:
+    assert len(np.unique(safe_colours(60), axis=0)) == 60
     np.testing.assert_array_equal(voc_colours(3), [[0, 0, 0], [128, 0, 0], [0, 128, 0]])

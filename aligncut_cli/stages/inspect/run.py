@@ -89,7 +89,7 @@ def _disk_bytes(path: Path) -> int:
 
 
 def as_text(found: dict[str, Any]) -> str:
-    """Lay a description out in lines, at most about 80 columns wide."""
+    """Lay a description out in lines of at most about 80 columns; what a run said stands as it was said."""
     lines = [
         f"{found['path']}: {found['kind']} of `aligncut {found['stage']}`, "
         f"{'complete' if found['complete'] else 'not finished'}, {readable_bytes(found['bytes'])}"
