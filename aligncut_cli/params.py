@@ -276,7 +276,7 @@ class TransitionsParams(MaskParams, FigureParams):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecodeParams(StageParams):
+class DecodeParams(FigureParams):
     """Parameters of `decode`."""
 
     method: Literal["ridge", "towers", "both"] = knob(

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from aligncut_cli.viz.figures import COLOURS, new_figure
+from aligncut_cli.viz.figures import add_legend, add_scale, list_axes, name_bottom, new_figure
+from aligncut_cli.viz.style import COLOURS, FigureStyle
 
 Floats = NDArray[np.float64]
 _GREY = "#888888"
+CURVES, PANEL, LEAST_PANEL, LEAST_MAP = 60.0, 45.0, 38.0, 16.0
+"""Height of curves and of a panel, least width of a panel and of a map, mm."""
 
 
 @dataclass(frozen=True)
@@ -26,76 +30,98 @@ class RunBar:
 
 
 def plot_candidates(
-    numbers: Sequence[int], runs: Mapping[str, Floats], chance: Floats, *, controls: Sequence[str]
+    numbers: Sequence[int], runs: Mapping[str, Floats], chance: Floats, *, style: FigureStyle, controls: Sequence[str]
 ) -> Figure:
-    """Draw top-1 of every run against the number of candidates, both in logarithmic steps.
+    """Draw top-1 of every run against the number of candidates, which grows in logarithmic steps.
 
     runs, chance : (numbers,)
     """
-    figure, axes = new_figure(1, 1, width=4.6, height=3.4, controls=controls)
+    keys = 4 if style.width > 120 else 2
+    height = CURVES + style.line * (1 + ceil((len(runs) + 1) / keys))
+    figure, axes = new_figure(1, 1, style=style, height=height, controls=controls)
     axis = axes[0][0]
     for at, (name, values) in enumerate(runs.items()):
-        axis.plot(numbers, values, "o-", color=COLOURS[at % len(COLOURS)], markersize=3, label=name)
+        look = {"color": COLOURS[at % len(COLOURS)], "markersize": 2.5, "linewidth": 1}
+        axis.plot(numbers, values, "o-", label=style.name(name), **look)
     axis.plot(numbers, chance, "--", color=_GREY, linewidth=1, label="guessing")
     axis.set_xscale("log")
     axis.set_xticks(numbers, [f"{number:,}" for number in numbers])
     axis.minorticks_off()
     axis.set_ylim(0, 1.02)
-    axis.set_xlabel("candidates", fontsize=9)
-    axis.set_ylabel("top-1", fontsize=9)
-    axis.legend(fontsize=7, frameon=False)
+    axis.set_xlabel("candidates", fontsize=style.font_size)
+    axis.set_ylabel("top-1", fontsize=style.font_size)
+    add_legend(figure, style=style, columns=keys)
     return figure
 
 
 def plot_neurons(
-    sizes: Sequence[int], top: Mapping[str, Floats], random: Mapping[str, Floats], *, controls: Sequence[str]
+    sizes: Sequence[int],
+    top: Mapping[str, Floats],
+    random: Mapping[str, Floats],
+    *,
+    style: FigureStyle,
+    controls: Sequence[str],
 ) -> Figure:
     """Draw top-1 of the most responsive neurons over the central 95 % of random subsets, a panel per run.
 
     top    : (size,) of every run
     random : (size, subset) of every run
     """
-    figure, axes = new_figure(1, len(top), width=1 + 3.2 * len(top), height=3.2, controls=controls, sharey=True)
-    for axis, (name, values) in zip(axes[0], top.items(), strict=True):
+    columns = style.columns(len(top), least=LEAST_PANEL)
+    rows = ceil(len(top) / columns)
+    height = PANEL * rows + 3 * style.line
+    figure, axes = new_figure(rows, columns, style=style, height=height, controls=controls, sharex=True, sharey=True)
+    for axis, (name, values) in zip(list_axes(axes, len(top)), top.items(), strict=True):
         low, middle, high = np.quantile(random[name], [0.025, 0.5, 0.975], axis=1)
-        axis.fill_between(sizes, low, high, color=_GREY, alpha=0.3, linewidth=0, label="random, 95 %")
-        axis.plot(sizes, middle, "-", color=_GREY, linewidth=1, label="random, median")
-        axis.plot(sizes, values, "o-", color=COLOURS[0], markersize=3, label="most responsive")
-        axis.set_title(name, fontsize=9)
-        axis.set_xlabel("neurons", fontsize=9)
+        axis.fill_between(sizes, low, high, color=_GREY, alpha=0.3, linewidth=0)
+        axis.plot(sizes, middle, "-", color=_GREY, linewidth=1)
+        axis.plot(sizes, values, "o-", color=COLOURS[0], markersize=2.5, linewidth=1)
+        axis.set_title(style.name(name), fontsize=style.font_size)
         axis.set_ylim(bottom=0)
-    axes[0][0].set_ylabel("top-1", fontsize=9)
-    axes[0][-1].legend(fontsize=7, frameon=False)
+    key = axes[0][0]
+    key.plot([], [], "o-", color=COLOURS[0], markersize=2.5, linewidth=1, label="most responsive")
+    key.plot([], [], "-", color=_GREY, linewidth=1, label="random, median")
+    key.fill_between([], [], [], color=_GREY, alpha=0.3, linewidth=0, label="random, 95 %")
+    figure.supylabel("top-1", fontsize=style.font_size)
+    name_bottom(axes, len(top), "neurons", style=style)
+    add_legend(figure, style=style, columns=3)
     return figure
 
 
-def plot_runs(runs: Sequence[RunBar], *, chance: float, controls: Sequence[str]) -> Figure:
-    """Draw top-1 of runs side by side, say of bands of frequencies, with intervals and chance."""
-    figure, axes = new_figure(1, 1, width=1.6 + 0.7 * len(runs), height=3.4, controls=controls)
-    axis = axes[0][0]
-    values = np.array([run.value for run in runs])
-    errors = np.array([[run.value - run.low, run.high - run.value] for run in runs]).T
-    axis.bar(range(len(runs)), values, color=COLOURS[0], width=0.6)
-    axis.errorbar(range(len(runs)), values, yerr=errors, fmt="none", ecolor="#333333", elinewidth=1, capsize=3)
-    axis.axhline(chance, color=_GREY, linestyle="--", linewidth=1)
-    axis.set_xticks(range(len(runs)), [run.name for run in runs], rotation=30, ha="right", fontsize=8)
-    axis.set_ylabel("top-1", fontsize=9)
+def plot_runs(runs: Sequence[RunBar], *, chance: float, style: FigureStyle, controls: Sequence[str]) -> Figure:
+    """Draw top-1 of runs, say of bands of frequencies, as bars with intervals from the top, and chance."""
+    height = (1.5 * len(runs) + 6) * style.line
+    figure, axes = new_figure(1, 1, style=style, height=max(height, 30.0), controls=controls)
+    axis, rows = axes[0][0], np.arange(len(runs))
+    axis.barh(rows, [run.value for run in runs], height=0.65, color=COLOURS[0])
+    for row, run in zip(rows, runs, strict=True):
+        axis.plot([run.low, run.high], [row, row], "|-", color="black", linewidth=0.9, markersize=4)
+    axis.plot([], [], color="black", linewidth=0.9, label="95 % interval over images")
+    axis.axvline(chance, color=_GREY, linestyle="--", linewidth=1, label="guessing")
+    axis.set_yticks(rows, [style.name(run.name) for run in runs], fontsize=style.small)
+    axis.invert_yaxis()
+    axis.set_xlim(left=0)
+    axis.set_xlabel("top-1", fontsize=style.font_size)
+    add_legend(figure, style=style, columns=2)
     return figure
 
 
-def plot_look(names: Sequence[str], maps: NDArray[np.floating], *, controls: Sequence[str]) -> Figure:
+def plot_look(
+    names: Sequence[str], maps: NDArray[np.floating], *, style: FigureStyle, controls: Sequence[str]
+) -> Figure:
     """Draw where neurons look, one map each in one scale.
 
     maps : (neurons, row, column)
     """
-    columns = min(8, len(names))
-    rows = -(-len(names) // columns)
-    figure, axes = new_figure(rows, columns, width=1.1 * columns + 0.4, height=1.25 * rows + 0.4, controls=controls)
-    flat = [axis for row in axes for axis in row]
+    columns = min(style.columns(len(names), least=LEAST_MAP), 8)
+    rows = ceil(len(names) / columns)
+    side = min(style.width / columns, 2 * LEAST_MAP)
+    figure, axes = new_figure(rows, columns, style=style, height=rows * (side + style.line), controls=controls)
     highest = float(maps.max()) or 1.0
-    for axis in flat:
+    shown = list_axes(axes, len(names))
+    for axis, name, values in zip(shown, names, maps, strict=True):
+        image = axis.imshow(values, vmin=0, vmax=highest, cmap="magma")
         axis.set_axis_off()
-    for axis, name, values in zip(flat, names, maps, strict=False):
-        axis.imshow(values, vmin=0, vmax=highest, cmap="magma")
-        axis.set_title(name, fontsize=7)
+        axis.set_title(name, fontsize=style.small)
+    add_scale(figure, image, shown, "weight, root mean square over channels", style=style)
     return figure

@@ -289,15 +289,16 @@ def plant_photos(folder: Path) -> tuple[Path, Path]:
     return folder / "photos", folder / "responses.npy"
 
 
-TOWERS = ["--method", "towers", "--image-size", 32, "--channels", 4, "--epochs", 14, "--batch-images", 16]
+TOWERS = ["--method", "towers", "--image-size", 32, "--channels", 4, "--batch-images", 16]
 TOWERS = [*TOWERS, "--folds", 3, "--dropout", 0.1, *FAST]
+LONG = ["--epochs", 14]
 
 
 def test_towers_decode_photos_by_the_band_that_carries_the_image_and_by_no_other(tmp_path: Path) -> None:
     photos, responses = plant_photos(tmp_path)
     scores = {}
     for name, band in (("all", []), ("low", ["--band", "low:0.08"]), ("high", ["--band", "high:0.2"])):
-        out = done("decode", photos, "--responses", responses, "-o", tmp_path / f"{name}.zarr", *TOWERS, *band)
+        out = done("decode", photos, "--responses", responses, "-o", tmp_path / f"{name}.zarr", *TOWERS, *LONG, *band)
         store = open_store(out)
         scores[name] = store.read(SCORES["top1"].at())[0, 0]
         decoding = Decoding(store)
@@ -309,7 +310,7 @@ def test_towers_decode_photos_by_the_band_that_carries_the_image_and_by_no_other
     assert scores["low"][1] > 3 / 32
     assert scores["low"][0] > scores["high"][2]
     assert scores["high"][0] < 4 / 32
-    again = done("decode", photos, "--responses", responses, "-o", tmp_path / "again.zarr", *TOWERS)
+    again = done("decode", photos, "--responses", responses, "-o", tmp_path / "again.zarr", *TOWERS, *LONG)
     assert array_bytes(again) == array_bytes(tmp_path / "all.zarr")
 
 
@@ -329,6 +330,15 @@ def test_pictures_and_report_show_what_the_store_says(tmp_path: Path, world: tup
             assert float(rows[number]["f ridge"]) == pytest.approx(store.read(SCORES["top1"].at())[0, at, 0])
     if (store.read(RANK.at())[0] > 1).any():
         assert "failures.png" in names
+    begun = open_store(decoded).record["created"]
+    look = ["--format", "pdf", "--names", "f ridge=linear", "--width", "85mm"]
+    done(*words, "--figures", tmp_path / "print", *look)
+    assert open_store(decoded).record["created"] == begun  # how figures look is no cause of the store
+    drawn = {file.stem for file in (tmp_path / "figures").glob("*.png")}
+    assert {file.stem for file in (tmp_path / "print").glob("*.pdf")} == drawn
+    unknown = aligncut(*words, "--figures", tmp_path / "no", "--names", "g=linear")
+    assert unknown.code == 2
+    assert "f ridge shuffled" in unknown.err
     page = done("report", decoded, "-o", tmp_path / "report")
     text = "".join(file.read_text() for file in page.rglob("*.js")) + (page / "index.html").read_text()
     assert "Which image was seen" in text

@@ -60,6 +60,10 @@ def commands(world: Path) -> dict[str, Sequence[object]]:
             *["activations", world / "f.zarr", "--alignment", world / "a.zarr", "--masks", world / "masks"],
             *["--token", "photo-003:1,2", "--token", "photo-004:0,1", "--slot", "tiny:1", "--pictures", 2],
         ],
+        "d.zarr": [
+            *["decode", world / "f.zarr", "--responses", world / "responses.npy", "--folds", 3, "--control", "shuffle"],
+            *["--method", "both", "--epochs", 1, "--batch-images", 8, "--image-size", 16, "--permutations", 19],
+        ],
         "concepts": ["concepts", world / "t.zarr", "--features", world / "f.zarr", "--alignment", world / "a.zarr"],
     }
 

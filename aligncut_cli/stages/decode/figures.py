@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from aligncut_cli.console import Console
+from aligncut_cli.params import DecodeParams
 from aligncut_cli.stages.decode.curves import Curves
 from aligncut_cli.stages.decode.tables import list_categories, list_neurons, list_scores
 from aligncut_cli.stages.photos import Photos
+from aligncut_cli.stages.style import read_style
 from aligncut_cli.store.folder import write_csv
 from aligncut_cli.store.kinds.base import read_images
 from aligncut_cli.store.kinds.decoding import RANK, WRONG, Decoding
@@ -27,15 +29,14 @@ TILE = 112
 
 
 class DecodeFigures:
-    """scores, candidates, neurons and categories as CSV and plots; failures.png; where neurons look."""
+    """scores, candidates, neurons and categories as CSV and plots; missed images; where neurons look."""
 
-    def __init__(
-        self, work: Work, source: Store, n_pictures: int, console: Console, *, photos: Path | str | None
-    ) -> None:
-        self.work, self.source, self.console, self.n_pictures = work, source, console, n_pictures
+    def __init__(self, work: Work, source: Store, params: DecodeParams, console: Console) -> None:
+        self.work, self.source, self.console, self.n_pictures = work, source, console, params.pictures
         self.decoding, self.controls = Decoding(source), collect_controls(source)
         self.curves, self.summary = Curves(self.decoding), source.record["summary"]
-        self.photos = Photos(read_images(source), photos)
+        self.photos = Photos(read_images(source), params.photos)
+        self.style = read_style(params, self.curves.runs)
 
     def plan(self) -> Plan:
         """Return what a few small tables, plots and tiles need."""
@@ -57,15 +58,18 @@ class DecodeFigures:
         columns = zip(numbers, *by_run.values(), chance, strict=True)
         header = ["candidates", *by_run, "guessing"]
         write_csv(folder / "candidates.csv", header, [list(row) for row in columns], controls=self.controls)
-        save_figure(plot_candidates(numbers, by_run, chance, controls=self.controls), folder / "candidates.png")
+        look: dict[str, Any] = {"style": self.style, "controls": self.controls}
+        self._save(plot_candidates(numbers, by_run, chance, **look), "candidates")
         bars = [RunBar(run["run"], *run["top1"]) for run in self.summary["runs"]]
-        figure = plot_runs(bars, chance=self.summary["chance"]["top1"], controls=self.controls)
-        save_figure(figure, folder / "runs.png")
+        self._save(plot_runs(bars, chance=self.summary["chance"]["top1"], **look), "runs")
         sizes, top, random = self.curves.by_neurons()
         if sizes:
-            save_figure(plot_neurons(sizes, top, random, controls=self.controls), folder / "neurons.png")
+            self._save(plot_neurons(sizes, top, random, **look), "neurons")
         for number, tower in enumerate(self.decoding.towers):
-            save_figure(plot_look(*self.curves.look(tower), controls=self.controls), folder / f"look-{number}.png")
+            self._save(plot_look(*self.curves.look(tower), **look), f"look-{number}")
+
+    def _save(self, figure: Figure, name: str) -> None:
+        save_figure(figure, self.style.file(self.work.staging, name))
 
     def _draw_failures(self) -> None:
         """Draw seen images that the first run missed, chosen at random, beside every run's nearest wrong image."""
@@ -77,12 +81,13 @@ class DecodeFigures:
         for image in chosen.tolist():
             tiles = [("seen", self._tile(image))]
             for run in real:
-                caption = f"{self.curves.runs[run]}: {int(ranks[run, image])}."
+                caption = f"{self.style.name(self.curves.runs[run])}: {int(ranks[run, image])}."
                 tiles.append((caption, self._tile(int(wrong[run, image]))))
             rows.append(Row(self.photos.id(image), tiles))
         if rows:
             title = "Seen images that were missed, their place, and the nearest wrong image"
-            draw_sheet(rows, title=title, controls=self.controls).save(self.work.staging / "failures.png")
+            sheet = draw_sheet(rows, title=title, style=self.style, controls=self.controls)
+            sheet.save(self.style.file(self.work.staging, "failures"))
 
     def _tile(self, image: int) -> Any:
         return self.photos.read(image, self.photos.tile_size(image, TILE))

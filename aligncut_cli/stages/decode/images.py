@@ -18,6 +18,7 @@ from aligncut_cli.stages.decode.repeats import Repeats
 from aligncut_cli.stages.decode.sources import Source
 from aligncut_cli.stages.response_paths import ResponsePaths
 from aligncut_cli.store.kinds.base import read_images
+from aligncut_cli.store.run import Work
 
 HELD_BYTES = 1 << 28
 
@@ -33,7 +34,7 @@ class DecodedImages:
     repeats   : halves of the repeats of each image; None where no image has any
     """
 
-    def __init__(self, sources: Sequence[Source], paths: ResponsePaths, params: DecodeParams) -> None:
+    def __init__(self, sources: Sequence[Source], paths: ResponsePaths, params: DecodeParams, work: Work) -> None:
         subject = paths.only("decode")
         self.responses = load_responses(
             subject.responses,
@@ -42,10 +43,11 @@ class DecodedImages:
             drop_nan_images=params.drop_nan_images,
             average_repeats=True,
         )
-        whole = _list_images(sources[0])
+        tables = work.settle("images", lambda: [_list_images(source) for source in sources])
+        whole = tables[0]
         ids = [str(name) for name in whole["id"]]
-        for source in sources[1:]:
-            if [str(name) for name in _list_images(source)["id"]] != ids:
+        for source, table in zip(sources[1:], tables[1:], strict=True):
+            if [str(name) for name in table["id"]] != ids:
                 raise BadInput(
                     f"{source.path} has other images than {sources[0].path}",
                     why="Runs side by side hold out the same images, so that their scores compare.",

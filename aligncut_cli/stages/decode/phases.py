@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aligncut_cli.brain.categories import read_categories
-from aligncut_cli.console import Console, format_table
+from aligncut_cli.console import format_table
 from aligncut_cli.errors import BadInput
 from aligncut_cli.images.band import parse_band
 from aligncut_cli.machine import cpu_count
 from aligncut_cli.maths.control_targets import shuffle_pairs
-from aligncut_cli.maths.device import resolve_device
 from aligncut_cli.maths.repeats import split_half_ceiling
 from aligncut_cli.maths.split_images import split_into_folds
 from aligncut_cli.maths.towers import GRID, WIDTH
-from aligncut_cli.params import DecodeParams, RunOptions
+from aligncut_cli.params import DecodeParams
 from aligncut_cli.stages.decode.blocks import StoredFeatures
 from aligncut_cli.stages.decode.folds import FoldFit
 from aligncut_cli.stages.decode.images import DecodedImages
@@ -35,6 +35,7 @@ from aligncut_cli.stages.decode.sources import Source
 from aligncut_cli.stages.decode.summary import summarize
 from aligncut_cli.stages.decode.tables import tabulate
 from aligncut_cli.stages.decode.towers import fit_by_towers
+from aligncut_cli.stages.device import settle_device
 from aligncut_cli.stages.response_paths import ResponsePaths
 from aligncut_cli.store.kinds.alignment import Alignment
 from aligncut_cli.store.kinds.base import PER_BLOCK, put_images
@@ -93,18 +94,16 @@ class DecodeStage:
         sources: Sequence[Source],
         paths: ResponsePaths,
         params: DecodeParams,
-        options: RunOptions,
-        console: Console,
         *,
         alignment: Store | None,
         categories: Path | None,
     ) -> None:
-        self.work, self.params, self.console, self.sources = work, params, console, sources
+        self.work, self.params, self.sources = work, params, sources
         self.synthetic = paths.are_synthetic()
-        self.device = resolve_device(options.device)
+        self.device = settle_device(work)
         self.controls = collect_controls(alignment, *(source.store for source in sources))
-        self.images = DecodedImages(sources, paths, params)
-        console.note(self.images.joined.describe())
+        self.images = DecodedImages(sources, paths, params, work)
+        work.console.note(self.images.joined.describe())
         self.runs = list_runs(sources, params)
         splits = split_into_folds(
             self.images.n_images, n_folds=params.folds, validation_share=params.validation_share, seed=params.seed
@@ -124,7 +123,8 @@ class DecodeStage:
         self.fits = choose_fits(self.alignment, sources, paths, params)
         self.jobs = [Job(run, fold) for run in range(len(self.runs)) for fold in range(params.folds)]
         self.writer = Writer(work.staging)
-        self.threads = options.workers or cpu_count()
+        self.threads = work.options.workers or cpu_count()
+        self.photos = work.settle("photos", lambda: None if params.photos is None else os.path.abspath(params.photos))
         self.pictures = {number: self._open_pictures(number) for number in self._sources_of("towers")}
         self.features = {number: self._open_features(number, 0) for number in self._sources_of("ridge")}
 
@@ -139,7 +139,7 @@ class DecodeStage:
             self.images.table,
             side=self.params.image_size,
             band=None if text is None else parse_band(text),
-            photos=self.params.photos,
+            photos=self.photos,
         )
 
     def _open_features(self, source: int, fold: int) -> StoredFeatures:
@@ -273,13 +273,13 @@ class DecodeStage:
                 device=self.device,
             )
         fit.save(self._file(job))
-        write_json(self.work.wip / f"fit-{job.run}-{job.fold}.json", dict(fit.record))
+        write_json(self._file(job).with_suffix(".json"), dict(fit.record))
 
     def _file(self, job: Job) -> Path:
         return self.work.scratch / f"fit-{job.run}-{job.fold}.npz"
 
     def _record(self, job: Job) -> dict[str, Any]:
-        record: dict[str, Any] = json.loads((self.work.wip / f"fit-{job.run}-{job.fold}.json").read_text())
+        record: dict[str, Any] = json.loads((self._file(job).with_suffix(".json")).read_text())
         return record
 
     def _retrieve(self, index: int, run: Run, data: None) -> None:

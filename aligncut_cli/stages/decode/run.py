@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from aligncut_cli.console import Console
 from aligncut_cli.digests import digest_file
 from aligncut_cli.errors import UsageError
 from aligncut_cli.params import DecodeParams, RunOptions, as_record
-from aligncut_cli.stages.decode.sources import open_sources
+from aligncut_cli.stages.decode.sources import Source, open_sources
 from aligncut_cli.stages.response_paths import ResponsePaths
+from aligncut_cli.stages.style import STYLE_PARAMS, style_record
 from aligncut_cli.store.phases import Stage, run_stage
 from aligncut_cli.store.provenance import Identity, InputRecord
-from aligncut_cli.store.read import open_store
+from aligncut_cli.store.read import Store, open_store
 from aligncut_cli.store.run import Outcome, Work
 
 VERSION = 1
 FIGURES_VERSION = 1
-LOOSE = ("photos", "pictures")
+LOOSE = ("photos", "pictures", *STYLE_PARAMS)
 
 
 def run(
@@ -61,16 +63,25 @@ def run(
         extra={"runs": [source.name for source in opened]},
     )
 
-    def build(work: Work) -> Stage:
-        from aligncut_cli.stages.decode.phases import DecodeStage
-
-        return DecodeStage(work, opened, paths, params, options, console, alignment=space, categories=categories)
-
+    build = partial(_build, opened, paths, params, space, categories)
     outside = [source.path for source in opened if source.path.is_dir()]
     outcome = run_stage(identity, options, console, inputs=outside, build=build)
     if figures is not None and outcome.plan is None:
         draw(outcome.path, params, replace(options, output=figures), console)
     return outcome
+
+
+def _build(
+    sources: Sequence[Source],
+    paths: ResponsePaths,
+    params: DecodeParams,
+    alignment: Store | None,
+    categories: Path | None,
+    work: Work,
+) -> Stage:
+    from aligncut_cli.stages.decode.phases import DecodeStage
+
+    return DecodeStage(work, sources, paths, params, alignment=alignment, categories=categories)
 
 
 def draw(decoding: Path, params: DecodeParams, options: RunOptions, console: Console) -> Outcome:
@@ -80,7 +91,7 @@ def draw(decoding: Path, params: DecodeParams, options: RunOptions, console: Con
         stage="decode --figures",
         version=FIGURES_VERSION,
         kind="folder",
-        params={"pictures": params.pictures},
+        params={"pictures": params.pictures, **style_record(params)},
         inputs=[source.as_input],
         extra={} if params.photos is None else {"photos": params.photos},
     )
@@ -88,6 +99,6 @@ def draw(decoding: Path, params: DecodeParams, options: RunOptions, console: Con
     def build(work: Work) -> Stage:
         from aligncut_cli.stages.decode.figures import DecodeFigures
 
-        return DecodeFigures(work, source, params.pictures, console, photos=params.photos)
+        return DecodeFigures(work, source, params, console)
 
     return run_stage(identity, options, console, inputs=[source.path], build=build)
