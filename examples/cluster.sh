@@ -26,8 +26,11 @@ scheduler=$!
 dask worker --scheduler-file "$where" --nworkers 3 --nthreads 1 --no-dashboard \
     --local-directory "$out/dask" 2> "$out/workers.log" &
 workers=$!
-trap 'kill $workers $scheduler 2> /dev/null; wait' EXIT
-until [ -s "$where" ]; do sleep 0.2; done
+trap 'kill $workers $scheduler 2> /dev/null || true; wait' EXIT # Ctrl-C may have ended them
+until [ -s "$where" ]; do
+    kill -0 $scheduler || { cat "$out/scheduler.log" >&2 && exit 1; }
+    sleep 0.2
+done
 
 # shellcheck disable=SC2086  # the models are several words
 aligncut extract "$photos" -o "$out/features.zarr" $models --scheduler "file:$where" -v

@@ -88,7 +88,10 @@ class Crew:
         self._job = job
         self._await_workers()
         files = [self._file, *sample_inputs(self.work.identity)]
-        answers = self.workers.ask(portray, files, job.options.device)
+        try:
+            answers = self.workers.ask(portray, files, job.options.device)
+        except CancelledError:
+            raise self._lost() from None
         needed = plan.memory if plan.worker is None else plan.worker
         count, room = self.workers.count(), self.workers.room()
         for text in require_able(answers, job.options.device, needed, count=count, room=room):

@@ -34,7 +34,8 @@ class DaskWorkers:
                 f"--scheduler {scheduler}: there is no such file",
                 do=f"Start it first: dask scheduler --scheduler-file {rest}",
             )
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what it says is said in our words
+        for name in ("distributed", "distributed.client"):  # what they say is said in our words
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         try:
             self._client = Client(**where, timeout=CONNECT_SECONDS, set_as_default=False)
         except (OSError, ValueError) as error:

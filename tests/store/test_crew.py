@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import CancelledError, wait
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from aligncut_cli.store.inspection import require_able
 from aligncut_cli.store.place import BEAT, MISSED, Place
 from aligncut_cli.store.run import Work
 from aligncut_cli.store.worker import Portrait, portray
+from aligncut_cli.store.workers import LocalWorkers, open_workers
 from tests.store.counted_pages import EXPECTED, N_PAGES, make_pages, read_pages
 
 LOCAL = "local:2"
@@ -55,6 +57,15 @@ def test_an_error_of_a_block_is_said_as_if_it_was_computed_here(tmp_path: Path) 
         make_pages(tmp_path / "out", LOCAL, {5: ("refuse", "page 5 is torn")})
     make_pages(tmp_path / "out", LOCAL)
     assert read_pages(tmp_path / "out") == EXPECTED
+
+
+def test_a_scheduler_that_is_lost_while_workers_answer_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ask(*_: object) -> None:
+        raise CancelledError
+
+    monkeypatch.setattr(LocalWorkers, "ask", ask)
+    with pytest.raises(OutOfResources, match="the scheduler local:2 was lost"):
+        make_pages(tmp_path / "out", LOCAL)
 
 
 SCRIPT = """
@@ -178,10 +189,6 @@ def test_a_worker_that_would_be_stopped_for_its_memory_is_refused_with_both_numb
 
 
 def test_workers_of_this_machine_get_a_gpu_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    from concurrent.futures import wait
-
-    from aligncut_cli.store.workers import open_workers
-
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-7")
     with open_workers(LOCAL) as workers:
         futures = [workers.executor.submit(visible) for _ in range(2)]
