@@ -17,8 +17,9 @@ from aligncut_cli.store.read import open_store
 from tests.conftest import aligncut, array_bytes, done, spawn
 from tests.planted import CEILING, plant_latent, write_features
 
-FIT = ["--universal-dim", 24, "--epochs", 12, "--batch-images", 64, "--learning-rate", 3e-3, "--nodes", 60]
-FIT = [*FIT, "--eigenvectors", 4, "--validation-share", 0.15, "--test-share", 0.15]
+FIT = ["--universal-dim", 24, "--batch-images", 64, "--learning-rate", 3e-3, "--nodes", 60, "--eigenvectors", 4]
+FIT = [*FIT, "--validation-share", 0.15, "--test-share", 0.15]
+WHOLE = [*FIT, "--epochs", 12]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def alignment(tmp_path_factory: pytest.TempPathFactory, planted: tuple[Path, Path]) -> Path:
     features, brain = planted
     more = ["--rois", brain / "rois.json", "--noise-ceiling", brain / "ceiling.npy"]
-    return done("align", features, "-o", tmp_path_factory.mktemp("a") / "a.zarr", "--responses", brain, *FIT, *more)
+    return done("align", features, "-o", tmp_path_factory.mktemp("a") / "a.zarr", "--responses", brain, *WHOLE, *more)
 
 
 def cosines(folder: Path, name: str) -> np.ndarray:
@@ -145,7 +146,7 @@ def test_applied_and_streamed_alignments_are_identical(
 def test_a_killed_fit_goes_on_from_its_checkpoint_with_the_same_bytes(
     tmp_path: Path, planted: tuple[Path, Path]
 ) -> None:
-    command = ["align", planted[0], "--responses", planted[1], *FIT, "--seeds", 2]
+    command = ["align", planted[0], "--responses", planted[1], *WHOLE, "--seeds", 2]
     process = spawn([*command, "-o", tmp_path / "whole.zarr"])
     assert process.communicate()[1] is not None
     assert process.returncode == 0

@@ -20,7 +20,8 @@ from aligncut_cli.store.place import Place
 from aligncut_cli.store.run import parse_size
 from tests.conftest import TINY, aligncut, array_bytes, done, make_photos, spawn
 
-EIGS = ["--n-eig", 5, "--n-sample", 300, "--neighbors", 10]
+CUT = ["--n-sample", 300, "--neighbors", 10]
+EIGS = ["--n-eig", 5, *CUT]
 TSNE = ["--n-sample", 200, "--iterations", 60]
 
 
@@ -105,13 +106,13 @@ def test_a_finished_stage_is_up_to_date_and_computes_nothing(tmp_path: Path, fea
 def test_another_digest_is_refused_by_name_and_replaced_only_when_asked(tmp_path: Path, features: Path) -> None:
     output = done("eigs", features, "-o", tmp_path / "e.zarr", *EIGS)
     before = array_bytes(output)
-    refused = aligncut("eigs", features, "-o", output, *EIGS, "--n-eig", 4, "--extend", "nystrom")
+    refused = aligncut("eigs", features, "-o", output, *CUT, "--n-eig", 4, "--extend", "nystrom")
     assert refused.code == 4
     assert "n_eig: 5 -> 4" in refused.err
     assert "extend: knn -> nystrom" in refused.err
     assert "--overwrite" in refused.err
     assert array_bytes(output) == before
-    done("eigs", features, "-o", output, *EIGS, "--n-eig", 4, "--overwrite")
+    done("eigs", features, "-o", output, *CUT, "--n-eig", 4, "--overwrite")
     assert json.loads((output / "zarr.json").read_text())["attributes"]["aligncut"]["params"]["n_eig"] == 4
 
 

@@ -49,6 +49,8 @@ from aligncut_cli.store.kinds.alignment import VOXELS_PER_BLOCK
 
 # At most this share of the time goes into checkpoints.
 CHECKPOINT_SHARE = 0.1
+# A fit may lose this much to the ridge, in the root of R2 (an r): in maps of the ridge slots do not meet.
+FALLBACK_MARGIN = 0.02
 
 
 class FitData:
@@ -269,8 +271,8 @@ def fit_alignment(
 ) -> AlignmentFit:
     """Minimize Eq. 10 until no epoch is better; returns the finished fit, whose `best` is the maps and the readout.
 
-    A fit that predicts the validation images less well than the ridge on the same features, by more than the tolerance,
-    is replaced with the maps of that ridge, if these do better.
+    A fit that predicts the validation images less well than the ridge on the same features, by more than
+    FALLBACK_MARGIN, is replaced with the maps of that ridge, if these do better.
 
     start      : makes where it begins, unless a checkpoint says so
     centre     : keep every slot's mean token at zero
@@ -307,7 +309,7 @@ def fit_alignment(
     if fallback is None:
         return fit
     reached, wanted = fit.best_record.validation_r2, data.ridge.validation_r2
-    if reached >= wanted - settings.tolerance:
+    if max(wanted, 0.0) ** 0.5 - max(reached, 0.0) ** 0.5 <= FALLBACK_MARGIN:
         return fit
     other = begin(fallback(), replace(settings, epochs=0))
     if other.best_record.validation_r2 <= reached:
