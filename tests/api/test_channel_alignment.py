@@ -20,6 +20,7 @@ def slots_of(tokens: dict[str, np.ndarray]) -> list[np.ndarray]:
     return [layer.astype(np.float16) for values in tokens.values() for layer in values]
 
 
+@pytest.mark.filterwarnings("ignore:on the 20 validation images")  # ten axes are too few for the ridge's maps
 def test_stage_and_estimator_give_the_same_numbers_on_the_same_images(tmp_path: Path) -> None:
     tokens, responses = plant_latent(200)
     rng = np.random.default_rng(0)  # planted tokens fill ten directions; with noise in all of them maps are determined
