@@ -25,7 +25,7 @@ from aligncut_cli.viz.figures import save_figure
 from aligncut_cli.viz.sheet import Row, draw_sheet
 
 PROCESS_BYTES = 300_000_000
-TILE = 112
+TILE = 224
 
 
 class DecodeFigures:
