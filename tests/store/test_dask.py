@@ -24,6 +24,8 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 N_WORKERS = 3
+PATIENCE = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"}
+"""A batch is given up by the scheduler after two deaths, instead of four, as each costs a start."""
 
 
 class Cluster:
@@ -40,7 +42,7 @@ class Cluster:
         with (self.folder / f"{what}-{len(self.processes)}.log").open("wb") as log:
             process = subprocess.Popen(
                 [*command, "--no-dashboard", *more],
-                env={**os.environ, "PYTHONPATH": str(package), "OMP_NUM_THREADS": "1"},
+                env={**os.environ, "PYTHONPATH": str(package), "OMP_NUM_THREADS": "1", **PATIENCE},
                 cwd=self.folder,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
@@ -92,11 +94,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_world(tmp_path_factory.mktemp("world"), ["f.zarr", "x.zarr", "a.zarr", "e.zarr", "n.zarr", "t.zarr"])
+    return make_world(tmp_path_factory.mktemp("world"), ["f.zarr", "x.zarr", "a.zarr", "e.zarr"])
 
 
-@pytest.mark.parametrize("name", ["x.zarr", "a.zarr", "e.zarr", "t.zarr"])
-def test_three_workers_write_the_bytes_of_one_process(cluster: Cluster, world: Path, tmp_path: Path, name: str) -> None:
+def test_three_workers_write_the_bytes_of_one_process(cluster: Cluster, world: Path, tmp_path: Path) -> None:
+    name = "a.zarr"
     result = aligncut(*commands(world)[name], "-o", tmp_path / name, "--scheduler", cluster.where, "-v")
     assert result.code == 0, result.err
     assert " by workers: " in result.err
@@ -122,6 +124,7 @@ def test_a_worker_killed_in_every_phase_changes_no_byte(
     assert run.returncode == 0, err
     assert struck >= ({"blocks"} if name == "x.zarr" else {"gather", "solve", "carry"})
     assert content(tmp_path / name) == content(world / name)
+    assert summary_of(tmp_path / name) == summary_of(world / name)
 
 
 def test_a_killed_worker_is_replaced_and_a_poison_block_is_named_with_the_rest_kept(
