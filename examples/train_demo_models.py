@@ -9,6 +9,16 @@ The pictures are procedural scenes of TRAINING_SEED, which `aligncut demo` never
 versions of the paper's models': image-caption contrast (CLIP), self-distillation with a patch-level term (DINO), masked
 reconstruction (MAE). Beside the weights lies NAME.jsonl: losses and, every few hundred steps, linear probes of every
 layer on scenes of another seed. A run that was stopped goes on from NAME.state when the same command is typed again.
+
+The shipped files, seed 0, one thread of a shared machine; best layer of linear probes on 3,000 other scenes (category of
+scenes of one object from the mean token; mean IoU of the eight categories' patches; of figure and ground):
+
+    demo-clip   3200 steps   loss 3.9 -> 0.16   19.0 CPU minutes   category .993   patches .551   figure .839
+    demo-mae    2600 steps   loss 1.5 -> 0.79   17.8               category .612   patches .271   figure .815
+    demo-dino    600 steps   loss 12.6 -> 8.7    5.9               category .281   patches .042   figure .519
+    initial weights                                                category .307   patches .049   figure .507
+
+demo-dino was stopped early, since nothing but pictures were told apart by then: it needs many more steps.
 """
 
 from __future__ import annotations

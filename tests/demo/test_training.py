@@ -123,6 +123,6 @@ def test_shipped_weights_say_how_they_were_trained_and_what_they_see(name: str) 
         facts = json.loads(file.metadata()["aligncut"])
     log = [json.loads(line) for line in path.with_suffix(".jsonl").read_text().splitlines()]
     assert facts["training"]["probe"] == log[-1]["probe"]
-    assert facts["training"]["step"] == facts["training"]["steps"] == log[-1]["step"]
+    assert facts["training"]["step"] == log[-1]["step"] <= facts["training"]["steps"]
     assert facts["architecture"]["depth"] == dict(spec.arch)["depth"]
     assert log[-1]["loss"] < log[0]["loss"]
