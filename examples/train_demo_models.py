@@ -14,7 +14,7 @@ The shipped files, seed 0, one thread of a shared machine; best layer of linear 
 scenes of one object from the mean token; mean IoU of the eight categories' patches; of figure and ground):
 
     demo-clip   3200 steps   loss 3.9 -> 0.16   19.0 CPU minutes   category .993   patches .551   figure .839
-    demo-mae    2600 steps   loss 1.5 -> 0.79   17.8               category .612   patches .271   figure .815
+    demo-mae    2600 steps   loss 1.6 -> 0.79   17.8               category .612   patches .271   figure .815
     demo-dino    600 steps   loss 12.6 -> 8.7    5.9               category .281   patches .042   figure .519
     initial weights                                                category .307   patches .049   figure .507
 
