@@ -30,14 +30,8 @@ from sklearn.manifold import trustworthiness
 from aligncut_cli.maths.affinity import unit_rows
 from aligncut_cli.maths.eigensolve import solve_normalized_cut
 from aligncut_cli.maths.propagate import NystromExtension
-from aligncut_cli.maths.tsne import (
-    _principal_start,
-    _standardise,
-    divergence_of,
-    find_affinities,
-    fit_tsne,
-    information_of,
-)
+from aligncut_cli.maths.tsne import _principal_start, _standardise, divergence_of, fit_tsne
+from aligncut_cli.maths.tsne_affinities import find_affinities, information_of
 from aligncut_cli.maths.tsne_fft import repel_exactly
 from aligncut_cli.store.read import open_store
 from tests.bench.common import TOKENS, VitLikeFeatures, python, run_measured

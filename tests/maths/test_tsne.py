@@ -10,16 +10,12 @@ from sklearn.manifold import trustworthiness
 
 from aligncut_cli.errors import BadInput, UsageError
 from aligncut_cli.maths import tsne
-from aligncut_cli.maths.tsne import (
+from aligncut_cli.maths.tsne import TsneFit, attract, divergence_of, fit_tsne, gradient_of
+from aligncut_cli.maths.tsne_affinities import (
     Affinities,
-    TsneFit,
-    attract,
     calibrate_perplexity,
-    divergence_of,
     drop_self,
     find_affinities,
-    fit_tsne,
-    gradient_of,
     information_of,
 )
 from aligncut_cli.maths.tsne_fft import GridRepulsion, degrees_of_freedom, repel_exactly
