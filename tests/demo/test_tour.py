@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aligncut_cli.demo.tour import TARGETS, average_over_slots, compare_runs, plan_steps
+from aligncut_cli.demo.findings import average_over_slots, compare_runs
+from aligncut_cli.demo.tour import TARGETS, plan_steps
 from aligncut_cli.maths.grid import weigh_tokens_by_class
 from aligncut_cli.maths.segmentation import ClassCentres, OracleScore
 from aligncut_cli.params import DemoParams
@@ -169,3 +170,41 @@ def test_the_seed_of_the_training_scenes_is_refused(tmp_path: Path) -> None:
     result = aligncut("demo", tmp_path / "d", "--seed", TRAINING_SEED)
     assert result.code == 2
     assert "trained on" in result.err
+
+
+def test_the_picture_follows_its_rule_and_shows_the_colours_of_the_store(demo: tuple[Path, Result]) -> None:
+    from aligncut_cli.demo.picture import LABEL, choose_photos, spread_layers
+    from aligncut_cli.store.kinds.tsne import Tsne
+    from aligncut_cli.viz.montage import GAP
+
+    classes = [np.array(found) for found in ([0, 2], [0, 1, 2], [0, 1], [1], [0, 2], [0, 2], [0, 3], [0, 1])]
+    assert choose_photos(classes) == [2, 7, 0, 4, 6]  # two faces, two persons, the only fish
+    assert spread_layers(8) == [0, 4, 7]
+    store = Tsne(open_store(demo[0] / "tsne.zarr"))
+    names = [str(name) for name in store.images()["id"]]
+    masks = [np.unique(np.asarray(Image.open(demo[0] / "world" / "masks" / f"{name}.png"))) for name in names]
+    first = choose_photos(masks)[0]
+    picture = np.asarray(Image.open(demo[0] / "picture.png"))
+    photo = np.asarray(Image.open(demo[0] / "world" / "images" / f"{names[first]}.png").convert("RGB"))
+    np.testing.assert_array_equal(picture[:112, LABEL : LABEL + 112], photo)
+    rgb = store.read_colours("demo-clip", first, layers=0).reshape(14, 14, 3)
+    top = 112 + GAP + 2 * GAP
+    np.testing.assert_array_equal(picture[top + 4 : top + 112 : 8, LABEL + 4 : LABEL + 112 : 8], rgb)
+    assert (demo[0] / "layers.png").stat().st_size > 10_000
+
+
+def test_figure_and_categories_of_the_models_that_see_are_above_their_controls(demo: tuple[Path, Result]) -> None:
+    # Least over seeds 0, 1, 2 of the best layer in any of the spaces, less a margin.
+    for measure, model, least in (
+        ("figure", "demo-clip", 0.65),
+        ("figure", "demo-mae", 0.65),
+        ("classes", "demo-clip", 0.28),
+    ):
+        scores = found(demo)[measure]
+        best = max(max(scores["miou"][run][model]) for run in ("consensus", "brain"))
+        assert best > least
+        assert best > max(scores["other_masks"][model]) + 0.1
+    assert found(demo)["between_models"]["after"] > 0.3
+    share = found(demo)["colours"]
+    assert 0 <= share["share"] <= 1
+    assert f"{share['share']:.0%} of another's" in demo[1].err
