@@ -10,8 +10,8 @@ versions of the paper's models': image-caption contrast (CLIP), self-distillatio
 reconstruction (MAE). Beside the weights lies NAME.jsonl: losses and, every few hundred steps, linear probes of every
 layer on scenes of another seed. A run that was stopped goes on from NAME.state when the same command is typed again.
 
-The shipped files, seed 0, one thread of a shared machine; best layer of linear probes on 3,000 other scenes (category of
-scenes of one object from the mean token; mean IoU of the eight categories' patches; of figure and ground):
+The shipped files, seed 0, one thread of a shared machine; best layer of linear probes on 3,000 other scenes (category
+of scenes of one object from the mean token; mean IoU of the eight categories' patches; of figure and ground):
 
     demo-clip   3200 steps   loss 3.9 -> 0.16   19.0 CPU minutes   category .993   patches .551   figure .839
     demo-mae    2600 steps   loss 1.6 -> 0.79   17.8               category .612   patches .271   figure .815
