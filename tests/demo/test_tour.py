@@ -173,9 +173,8 @@ def test_the_seed_of_the_training_scenes_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_picture_follows_its_rule_and_shows_the_colours_of_the_store(demo: tuple[Path, Result]) -> None:
-    from aligncut_cli.demo.picture import LABEL, choose_photos, spread_layers
+    from aligncut_cli.demo.picture import GAP, LABEL, choose_photos, spread_layers
     from aligncut_cli.store.kinds.tsne import Tsne
-    from aligncut_cli.viz.montage import GAP
 
     classes = [np.array(found) for found in ([0, 2], [0, 1, 2], [0, 1], [1], [0, 2], [0, 2], [0, 3], [0, 1])]
     assert choose_photos(classes) == [2, 7, 0, 4, 6]  # two faces, two persons, the only fish
