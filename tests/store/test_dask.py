@@ -97,7 +97,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_world(tmp_path_factory.mktemp("world"), ["f.zarr", "a.zarr", "e.zarr"])
 
 
-@pytest.mark.cluster
 def test_three_workers_write_the_bytes_of_one_process(cluster: Cluster, world: Path, tmp_path: Path) -> None:
     name = "a.zarr"
     result = aligncut(*commands(world)[name], "-o", tmp_path / name, "--scheduler", cluster.where, "-v")
@@ -107,7 +106,8 @@ def test_three_workers_write_the_bytes_of_one_process(cluster: Cluster, world: P
     assert summary_of(tmp_path / name) == summary_of(world / name)
 
 
-@pytest.mark.parametrize("name", ["e.zarr", pytest.param("x.zarr", marks=pytest.mark.cluster)])
+@pytest.mark.cluster
+@pytest.mark.parametrize("name", ["e.zarr", "x.zarr"])
 def test_a_worker_killed_in_every_phase_changes_no_byte(
     cluster: Cluster, world: Path, tmp_path: Path, name: str
 ) -> None:
