@@ -169,13 +169,13 @@ class Console:
             def draw() -> None:
                 bar.update(task, completed=progress.done, total=progress.total, detail=progress.detail)
 
-            with _repeat(draw, every=0.2):
+            with repeat(draw, every=0.2):
                 yield
             draw()
 
     @contextlib.contextmanager
     def _heartbeat(self, progress: Progress) -> Iterator[None]:
-        with _repeat(lambda: self.note(progress.line()), every=HEARTBEAT_SECONDS):
+        with repeat(lambda: self.note(progress.line()), every=HEARTBEAT_SECONDS):
             yield
 
     def result(self, text: str) -> None:
@@ -199,7 +199,7 @@ class Console:
 
 
 @contextlib.contextmanager
-def _repeat(action: Any, *, every: float) -> Iterator[None]:
+def repeat(action: Any, *, every: float) -> Iterator[None]:
     """Call `action` again and again from a thread until the block ends."""
     stop = threading.Event()
 

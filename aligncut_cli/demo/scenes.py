@@ -386,13 +386,12 @@ def _draw_ball(p: _Paint, plan: SceneObject, rng: Rng) -> None:
 def _draw_box(p: _Paint, plan: SceneObject, rng: Rng) -> None:
     coat = _coat(p, plan, rng, saturation=0.65, value=0.95)
     half, tall = 0.84, 0.46
-    faces: list[tuple[float, list[tuple[float, float]]]] = [
-        (1.08, [(0.0, -0.95), (half, -tall), (0.0, 0.0), (-half, -tall)]),
-        (0.8, [(-half, -tall), (0.0, 0.0), (0.0, 0.95), (-half, tall)]),
-        (0.52, [(0.0, 0.0), (half, -tall), (half, tall), (0.0, 0.95)]),
+    faces: list[tuple[float, float, list[tuple[float, float]]]] = [  # brightness, slope of the grain, corners
+        (1.08, 0.55, [(0.0, -0.95), (half, -tall), (0.0, 0.0), (-half, -tall)]),
+        (0.8, 0.55, [(-half, -tall), (0.0, 0.0), (0.0, 0.95), (-half, tall)]),
+        (0.52, -0.55, [(0.0, 0.0), (half, -tall), (half, tall), (0.0, 0.95)]),
     ]
-    for brightness, corners in faces:
-        slope = {1.08: 0.55, 0.8: 0.55, 0.52: -0.55}[brightness]
+    for brightness, slope, corners in faces:
         grain = _stripes(p.v - slope * p.u, 0.19, 0.4)  # corrugated board
         p.fill(p.polygon(corners) - p.pixel * 0.5, coat * grain * np.float32(brightness))
     edge = _hsv(plan.hue + 0.05, 0.3, 1.0)

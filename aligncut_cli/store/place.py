@@ -13,12 +13,12 @@ import errno
 import fcntl
 import os
 import socket
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from aligncut_cli.console import repeat
 from aligncut_cli.errors import BadInput, OutputInTheWay
 from aligncut_cli.store.files import FRAGMENT, remove, sync, walk_files, write_json
 from aligncut_cli.store.validate import read_json
@@ -174,21 +174,16 @@ class Place:
     @contextlib.contextmanager
     def beating(self) -> Iterator[None]:
         """Beat every few seconds meanwhile, whatever the blocks take, and say so in the lock."""
-        stop = threading.Event()
 
-        def loop() -> None:
-            while not stop.wait(BEAT):
-                with contextlib.suppress(OSError):
-                    self.beat()
+        def beat() -> None:
+            with contextlib.suppress(OSError):
+                self.beat()
 
         self._write_holder(BEATING)
-        thread = threading.Thread(target=loop, daemon=True)
-        thread.start()
         try:
-            yield
+            with repeat(beat, every=BEAT):
+                yield
         finally:
-            stop.set()
-            thread.join()
             self._write_holder()
 
     def unlock(self) -> None:
