@@ -39,7 +39,7 @@ from demo_objectives.dino import Dino
 from demo_objectives.encoder import ARCHITECTURE, SPEC, Draw, build_encoder, whiten_patches
 from demo_objectives.mae import Mae
 from demo_objectives.probe import PROBE_SCENES, PROBE_SEED, probe_encoder
-from demo_objectives.scenes import Scenes, load_scenes
+from demo_objectives.scenes import Visits, load_scenes
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -52,19 +52,19 @@ STEPS = {"demo-clip": 3200, "demo-dino": 1500, "demo-mae": 2600}
 class Run:
     """One training run: model, optimizer, randomness and how far it is, which can be written and read back."""
 
-    def __init__(self, args: argparse.Namespace, scenes: Scenes) -> None:
+    def __init__(self, args: argparse.Namespace, visits: Visits) -> None:
         torch.manual_seed(args.seed)  # timm and torch.nn draw initial weights from the global generator only
         self.model = OBJECTIVES[args.model]()
         self.draw = Draw(args.seed)
-        whiten_patches(self.model.encoder, scenes.pictures[:500], self.draw)
-        self.model.prepare(scenes, args.cache)
+        whiten_patches(self.model.encoder, visits[0].pictures[:500], self.draw)
+        self.model.prepare(visits)
         named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
         self.parameters = [p for _, p in named]
         kept = [p for name, p in named if p.ndim > 1 and not name.endswith(("pos_embed", "cls_token"))]
         others = [p for name, p in named if p.ndim <= 1 or name.endswith(("pos_embed", "cls_token"))]
         groups = [{"params": kept, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, lr=self.model.lr, betas=(0.9, 0.95))
-        self.n_scenes, self.order = len(scenes.pictures), np.empty(0, np.int64)
+        self.n_scenes, self.order = len(visits[0].pictures), np.empty(0, np.int64)
         self.step, self.seconds = 0, 0.0
 
     def choose(self) -> np.ndarray:
@@ -105,9 +105,10 @@ def rate_at(progress: float, steps: int, step: int) -> float:
 
 def train(args: argparse.Namespace, say: Callable[[str], None]) -> None:
     torch.set_num_threads(args.threads)
-    scenes = load_scenes(TRAINING_SEED, args.scenes, args.cache, args.workers)
+    first, second = (load_scenes(TRAINING_SEED, args.scenes, args.cache, args.workers, visit) for visit in (0, 1))
+    visits = (first, second)
     unseen = load_scenes(PROBE_SEED, args.probe_scenes, args.cache, args.workers)
-    run, model_state = Run(args, scenes), args.output.with_suffix(".state")
+    run, model_state = Run(args, visits), args.output.with_suffix(".state")
     log = args.output.with_suffix(".jsonl")
     if model_state.exists():
         run.read(model_state)
@@ -121,7 +122,8 @@ def train(args: argparse.Namespace, say: Callable[[str], None]) -> None:
         for group in run.optimizer.param_groups:
             group["lr"] = model.lr * rate_at(progress, args.steps, run.step)
         chosen = run.choose()
-        loss = model.loss(scenes, chosen, run.draw, progress)
+        with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
+            loss = model.loss(visits, chosen, run.draw, progress)
         run.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(run.parameters, 1.0)
@@ -182,6 +184,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--scenes", type=int, default=16384, help="how many scenes to draw (25 ms and 50 kB each)")
     parser.add_argument("--cache", type=Path, default=Path("demo-training"), help="folder that keeps the drawn scenes")
     parser.add_argument("--threads", type=int, default=1, help="of torch")
+    parser.add_argument("--bf16", action="store_true", help="products in bfloat16, faster where the CPU has them")
     parser.add_argument("--workers", type=int, default=2, help="processes that draw scenes")
     parser.add_argument("--every", type=int, default=50, help="steps between a line of the log and a checkpoint")
     parser.add_argument("--probe-every", type=int, default=400, help="steps between probes")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -61,16 +61,27 @@ class Scene:
     background: str
 
 
-def make_scene(seed: int, index: int) -> Scene:
-    """Draw scene number `index` of a seed; it does not depend on which others are drawn."""
-    if seed < 0 or index < 0:
-        raise UsageError(f"scene seed {seed}, index {index}: both must be 0 or more")
+def make_scene(seed: int, index: int, visit: int = 0) -> Scene:
+    """Draw scene number `index` of a seed; it does not depend on which others are drawn.
+
+    visit : 1 and more draw the same place on another day: the same kinds of things, as large and in the same places and
+            kind of surroundings, but other ones, in other colours and light
+    """
+    if min(seed, index, visit) < 0:
+        raise UsageError(f"scene seed {seed}, index {index}, visit {visit}: all must be 0 or more")
     rng = np.random.default_rng([seed, index, SIZE])
     background = BACKGROUNDS[rng.integers(len(BACKGROUNDS))]
     canvas = _BACKGROUND_PAINTERS[background](rng, SIZE * OVERSAMPLE)
+    plans = _plan_objects(rng)
+    if visit:
+        rng = np.random.default_rng([seed, index, SIZE, visit])
+        canvas = _BACKGROUND_PAINTERS[background](rng, SIZE * OVERSAMPLE)
+        plans = [
+            replace(plan, hue=float(rng.random()), texture=TEXTURES[rng.integers(len(TEXTURES))]) for plan in plans
+        ]
     mask = np.zeros((SIZE, SIZE), np.uint8)
     placed: list[SceneObject] = []
-    for plan in _plan_objects(rng):
+    for plan in plans:
         alpha = _draw_object(canvas, plan, rng)
         covered = alpha.reshape(SIZE, OVERSAMPLE, SIZE, OVERSAMPLE).mean(axis=(1, 3)) >= 0.5
         mask[covered] = CATEGORIES.index(plan.category) + 1
@@ -159,7 +170,7 @@ def _place(rng: Rng, size: float, others: list[SceneObject]) -> tuple[float, flo
 
 def _with_area(plan: SceneObject, mask: NDArray[np.uint8]) -> SceneObject:
     area = float((mask == CATEGORIES.index(plan.category) + 1).mean())
-    return SceneObject(**{**plan.__dict__, "area": area})
+    return replace(plan, area=area)
 
 
 def _draw_object(canvas: Floats, plan: SceneObject, rng: Rng) -> Floats:

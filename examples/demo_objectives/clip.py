@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from aligncut_cli.demo.scenes import CATEGORIES, TEXTURES
 from demo_objectives.encoder import GRID, WIDTH, Draw, build_encoder, encode, list_window, to_input
-from demo_objectives.scenes import Record, Scenes
+from demo_objectives.scenes import Record, Visits
 
 HUES = ("red", "orange", "yellow", "green", "teal", "blue", "violet", "pink")
 SURROUNDINGS = {
@@ -93,8 +92,9 @@ class Clip(nn.Module):
         self.from_patch, self.from_word = nn.Linear(WIDTH, 64, bias=False), nn.Linear(64, 64, bias=False)
         self.log_scales = nn.Parameter(torch.full((2,), math.log(10.0)))
 
-    def loss(self, scenes: Scenes, chosen: np.ndarray, draw: Draw, progress: float) -> Tensor:
-        """Mean of the two contrasts, each both ways."""
+    def loss(self, visits: Visits, chosen: np.ndarray, draw: Draw, progress: float) -> Tensor:
+        """Mean of the two contrasts, each both ways, on one of the visits."""
+        scenes = visits[int(draw.rng.integers(2))]
         chosen = chosen[: len(chosen) // 3] if progress >= 5 / 6 else chosen
         records, n = [scenes.records[k] for k in chosen], len(chosen)
         images = to_input(scenes.pictures[chosen]) * draw.uniform(0.8, 1.2, n) + draw.uniform(-0.15, 0.15, n)
@@ -124,7 +124,7 @@ class Clip(nn.Module):
             losses.append((F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2)
         return torch.stack(losses).mean()
 
-    def prepare(self, scenes: Scenes, cache: Path) -> None:
+    def prepare(self, visits: Visits) -> None:
         """Nothing is to be prepared."""
 
     def finish_step(self, progress: float) -> None:

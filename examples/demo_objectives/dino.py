@@ -1,10 +1,9 @@
-"""Self-distillation across recoloured crops, with a patch-level term (DINO- and iBOT-like)."""
+"""Self-distillation across crops of two visits to one place, with a patch-level term (DINO- and iBOT-like)."""
 
 from __future__ import annotations
 
 import copy
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from demo_objectives.encoder import GRID, PATCH, WIDTH, Draw, build_encoder, encode, list_window, to_input
-from demo_objectives.scenes import Scenes
+from demo_objectives.scenes import Visits
 
 HEAT = 0.2
 RECOLOURING = 0.3
@@ -22,12 +21,14 @@ WIDE, PATCHES = 7, 12  # side of the crops in patches; patches that are compared
 
 
 class Dino(nn.Module):
-    """A student must tell what its moving average, the teacher, makes of another crop of the same picture.
+    """A student must tell what its moving average, the teacher, makes of another crop of the same place.
 
-    The class token stands for the whole crop; each patch is compared with the teacher's patch at the same place of the
-    other crop, and, where it was hidden from the student, of the same crop. The right answer is told from those of the
-    batch's other pictures (as in MoCo v3 and DenseCL), which holds the outputs apart from the first step on. The last
-    sixth of the steps sees whole scenes.
+    The two crops are of the two visits, so that what they share is what things are and no colour: recolouring one
+    picture, all that DINO has to go by, let this small world's pictures be told apart by their individual things, and
+    kinds of things never. The class token stands for the whole crop; each patch is compared with the teacher's patch at
+    the same place of the other crop, and, where it was hidden from the student, of the same crop. The right answer is
+    told from those of the batch's other pictures (as in MoCo v3 and DenseCL), which holds the outputs apart from the
+    first step on. The last sixth of the steps sees whole scenes.
     """
 
     batch, lr = 32, 1.5e-3
@@ -54,13 +55,13 @@ class Dino(nn.Module):
         """Return the moving average's encoder, as DINO does."""
         return self.teacher["encoder"]
 
-    def loss(self, scenes: Scenes, chosen: np.ndarray, draw: Draw, progress: float) -> Tensor:
+    def loss(self, visits: Visits, chosen: np.ndarray, draw: Draw, progress: float) -> Tensor:
         """Mean cross-entropy of crops plus that of patches."""
         late = progress >= 5 / 6
-        images = to_input(scenes.pictures[chosen[: len(chosen) // 2] if late else chosen])
-        n = len(images)
-        first = Crop(images, GRID if late else WIDE, draw)
-        crops = [first, Crop(images, GRID if late else WIDE, draw, near=first)]
+        chosen = chosen[: len(chosen) // 2] if late else chosen
+        n = len(chosen)
+        first = Crop(to_input(visits[0].pictures[chosen]), GRID if late else WIDE, draw)
+        crops = [first, Crop(to_input(visits[1].pictures[chosen]), GRID if late else WIDE, draw, near=first)]
         for crop in crops:
             crop.recolour(RECOLOURING, draw)
         side = first.side
@@ -87,7 +88,7 @@ class Dino(nn.Module):
             losses.append(tell_patches(patches, patch[number], is_hidden, draw, within=False))
         return torch.stack(losses).sum() / 2
 
-    def prepare(self, scenes: Scenes, cache: Path) -> None:
+    def prepare(self, visits: Visits) -> None:
         """Let the teacher begin as the student does."""
         self.teacher.load_state_dict(self.student.state_dict())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from demo_objectives.encoder import (
     list_window,
     to_input,
 )
-from demo_objectives.scenes import Scenes
+from demo_objectives.scenes import Visits
 
 DECODER = 96
 ORIENTATIONS, CELL = 8, 4  # bins over half a turn; pixels
@@ -35,7 +34,8 @@ class Mae(nn.Module):
 
     The target is no pixel but what can be known of it: where the stripes of a texture lie is chance, how they are
     oriented is not. Per 4 x 4 pixels: mean colour, and gradients by orientation at two scales; of these random
-    nonlinear features, of the patch itself and averaged over its surroundings. In half of the batches the patches that
+    nonlinear features, of the patch itself and averaged over its surroundings. All of it is told of the picture itself
+    and of the same place at the other visit, of which only what is bound to the kind of thing can be known. In half of the batches the patches that
     are seen lie apart, in the others in one square; what is seen is described too, by the encoder alone.
     """
 
@@ -49,36 +49,31 @@ class Mae(nn.Module):
         self.places = nn.Parameter(torch.randn(1, GRID * GRID + 1, DECODER) * 0.02)
         layer = nn.TransformerEncoderLayer(DECODER, 4, 192, dropout=0.0, batch_first=True, norm_first=True)
         self.decoder = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
-        self.outward = nn.Sequential(nn.LayerNorm(DECODER), nn.Linear(DECODER, TARGETS))
-        self.direct = nn.Linear(WIDTH, TARGETS)
+        self.outward = nn.Sequential(nn.LayerNorm(DECODER), nn.Linear(DECODER, 2 * TARGETS))
+        self.direct = nn.Linear(WIDTH, 2 * TARGETS)
         self.register_buffer("words", 1.5 * torch.randn(SEEN, WORDS) / SEEN**0.5)
 
-    def prepare(self, scenes: Scenes, cache: Path) -> None:
-        """Look at the patches of all scenes once; kept as float16 (n, patches, values) in the cache."""
-        path = cache / f"seen-{len(scenes.pictures)}.npy"
-        if not path.exists():
-            part = path.with_suffix(".part")
-            kept = np.lib.format.open_memmap(part, "w+", np.float16, (len(scenes.pictures), GRID * GRID, SEEN))
-            for first in range(0, len(kept), 64):
-                kept[first : first + 64] = look_at_patches(to_input(scenes.pictures[first : first + 64])).numpy()
-            kept.flush()
-            part.rename(path)
-        self.seen = np.load(path, mmap_mode="r")
-        some = torch.from_numpy(np.array(self.seen[:256])).float()
-        self.mean, self.spread = some.mean(dim=(0, 1)), some.std(dim=(0, 1))
-        targets = self._describe(np.arange(min(256, len(self.seen))))
+    def prepare(self, visits: Visits) -> None:
+        """Measure the mean and the spread of the targets on some scenes."""
+        images = to_input(visits[0].pictures[:256])
+        looks = look_at_patches(images)
+        self.mean, self.spread = looks.mean(dim=(0, 1)), looks.std(dim=(0, 1))
+        targets = self._describe(images)
         self.level, self.range = targets.mean(dim=(0, 1)), targets.std(dim=(0, 1)).clamp(min=1e-3)
 
-    def _describe(self, chosen: np.ndarray) -> Tensor:
-        """Targets (n, patches, TARGETS) of some scenes."""
-        seen = (torch.from_numpy(np.array(self.seen[chosen])).float() - self.mean) / self.spread
-        maps = F.gelu(seen @ self.words).transpose(1, 2).reshape(len(chosen), WORDS, GRID, GRID)
+    def _describe(self, images: Tensor) -> Tensor:
+        """Targets (n, patches, TARGETS) of pictures (n, 3, 112, 112)."""
+        looks = (look_at_patches(images) - self.mean) / self.spread
+        maps = F.gelu(looks @ self.words).transpose(1, 2).reshape(len(images), WORDS, GRID, GRID)
         averaged = [F.avg_pool2d(F.pad(maps, (k // 2,) * 4, mode="replicate"), k, stride=1) for k in AROUND]
-        return torch.cat([seen, *(part.flatten(2).transpose(1, 2) for part in averaged)], dim=2)
+        return torch.cat([looks, *(part.flatten(2).transpose(1, 2) for part in averaged)], dim=2)
 
-    def loss(self, scenes: Scenes, chosen: np.ndarray, draw: Draw, progress: float) -> Tensor:
+    def loss(self, visits: Visits, chosen: np.ndarray, draw: Draw, progress: float) -> Tensor:
         """Mean squared error of the hidden patches' targets, each standardized, plus half that of the seen ones'."""
-        images = to_input(scenes.pictures[chosen])
+        seen = int(draw.rng.integers(2))
+        images = to_input(visits[seen].pictures[chosen])
+        both = [self._describe(images), self._describe(to_input(visits[1 - seen].pictures[chosen]))]
+        truth = torch.cat([(targets - self.level) / self.range for targets in both], dim=2)
         n = len(images)
         order, keep = choose_patches(n, 0.25, draw.generator)
         if draw.rng.random() < 0.5:
@@ -91,9 +86,8 @@ class Mae(nn.Module):
         shuffled = torch.cat([inside[:, 1:], hidden], dim=1)
         in_place = shuffled.gather(1, order.argsort(dim=1)[..., None].expand(-1, -1, DECODER))
         guess = self.outward(self.decoder(torch.cat([inside[:, :1], in_place], dim=1) + self.places))[:, 1:]
-        truth = (self._describe(chosen) - self.level) / self.range
         error = (guess - truth).square().mean(dim=-1).gather(1, order[:, keep.shape[1] :])
-        known = truth.gather(1, keep[..., None].expand(-1, -1, TARGETS))
+        known = truth.gather(1, keep[..., None].expand(-1, -1, 2 * TARGETS))
         return error.mean() + 0.5 * F.mse_loss(self.direct(tokens[:, 1:]), known)
 
     def finish_step(self, progress: float) -> None:

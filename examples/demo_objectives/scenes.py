@@ -28,16 +28,20 @@ class Scenes(NamedTuple):
     records: list[Record]
 
 
-def load_scenes(seed: int, n: int, cache: Path, workers: int) -> Scenes:
-    """Scenes 0 to n - 1 of a seed; drawn at the first call (25 ms each) into the folder `cache`."""
-    pictures, masks, truth = (cache / f"{seed}-{n}-{name}" for name in ("pictures.npy", "masks.npy", "truth.json"))
+Visits = tuple[Scenes, Scenes]  # the same places on two days, as `make_scene` has it
+
+
+def load_scenes(seed: int, n: int, cache: Path, workers: int, visit: int = 0) -> Scenes:
+    """Scenes 0 to n - 1 of a seed, at a visit; drawn at the first call (25 ms each) into the folder `cache`."""
+    stem = f"{seed}-{n}-{visit}"
+    pictures, masks, truth = (cache / f"{stem}-{name}" for name in ("pictures.npy", "masks.npy", "truth.json"))
     if not truth.exists():
         cache.mkdir(parents=True, exist_ok=True)
         drawn = np.lib.format.open_memmap(pictures, "w+", np.uint8, (n, SIZE, SIZE, 3))
         covered = np.lib.format.open_memmap(masks, "w+", np.uint8, (n, SIZE, SIZE))
         records = []
         with get_context("spawn").Pool(workers) as pool:
-            for index, scene in enumerate(pool.imap(partial(make_scene, seed), range(n), chunksize=64)):
+            for index, scene in enumerate(pool.imap(partial(make_scene, seed, visit=visit), range(n), chunksize=64)):
                 drawn[index], covered[index] = scene.image, scene.mask
                 records.append({"background": scene.background, "objects": [vars(item) for item in scene.objects]})
         drawn.flush()
