@@ -122,8 +122,7 @@ def train(args: argparse.Namespace, say: Callable[[str], None]) -> None:
         for group in run.optimizer.param_groups:
             group["lr"] = model.lr * rate_at(progress, args.steps, run.step)
         chosen = run.choose()
-        with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
-            loss = model.loss(visits, chosen, run.draw, progress)
+        loss = model.loss(visits, chosen, run.draw, progress)
         run.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(run.parameters, 1.0)
@@ -184,7 +183,6 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--scenes", type=int, default=16384, help="how many scenes to draw (25 ms and 50 kB each)")
     parser.add_argument("--cache", type=Path, default=Path("demo-training"), help="folder that keeps the drawn scenes")
     parser.add_argument("--threads", type=int, default=1, help="of torch")
-    parser.add_argument("--bf16", action="store_true", help="products in bfloat16, faster where the CPU has them")
     parser.add_argument("--workers", type=int, default=2, help="processes that draw scenes")
     parser.add_argument("--every", type=int, default=50, help="steps between a line of the log and a checkpoint")
     parser.add_argument("--probe-every", type=int, default=400, help="steps between probes")

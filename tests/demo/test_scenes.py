@@ -25,6 +25,22 @@ def test_a_scene_does_not_depend_on_which_others_are_drawn(scenes: list[Scene]) 
     assert alone.objects == scenes[7].objects
 
 
+def test_another_visit_finds_the_same_kinds_of_things_in_the_same_places_and_other_ones_of_them() -> None:
+    """Positions, sizes and kinds stay; colours, and so nearly every pixel, do not."""
+    for index in range(12):
+        first, second = make_scene(11, index), make_scene(11, index, visit=1)
+        assert second.background == first.background
+        for old, new in zip(first.objects, second.objects, strict=True):
+            kept = replace(new, hue=old.hue, texture=old.texture, area=old.area)
+            assert kept == old
+            assert new.hue != old.hue
+        drawn = [scene.mask > 0 for scene in (first, second)]
+        assert (drawn[0] & drawn[1]).sum() > 0.5 * (drawn[0] | drawn[1]).sum()
+        assert (first.image != second.image).mean() > 0.9
+    np.testing.assert_array_equal(make_scene(11, 3, visit=1).image, make_scene(11, 3, visit=1).image)
+    assert not np.array_equal(make_scene(11, 3, visit=1).image, make_scene(11, 3, visit=2).image)
+
+
 def test_all_scenes_of_two_seeds_differ(scenes: list[Scene]) -> None:
     pictures = {hashlib.sha256(scene.image.tobytes()).digest() for scene in scenes}
     pictures |= {hashlib.sha256(make_scene(TRAINING_SEED, index).image.tobytes()).digest() for index in range(20)}
