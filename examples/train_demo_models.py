@@ -64,13 +64,14 @@ class Run:
         others = [p for name, p in named if p.ndim <= 1 or name.endswith(("pos_embed", "cls_token"))]
         groups = [{"params": kept, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, lr=self.model.lr, betas=(0.9, 0.95))
-        self.n_scenes, self.order = len(visits[0].pictures), np.empty(0, np.int64)
+        self.backgrounds = np.array([record["background"] for record in visits[0].records])
+        self.order = np.empty(0, np.int64)
         self.step, self.seconds = 0, 0.0
 
     def choose(self) -> np.ndarray:
-        """Return the next batch's scenes: each once before any comes again."""
+        """Return the next batch's scenes: each once, or nearly, before any comes again."""
         if len(self.order) < self.model.batch:
-            self.order = self.draw.rng.permutation(self.n_scenes)
+            self.order = arrange(self.backgrounds, self.model.batch, self.model.alike, self.draw.rng)
         chosen, self.order = np.sort(self.order[: self.model.batch]), self.order[self.model.batch :]
         return chosen
 
@@ -96,6 +97,19 @@ class Run:
         self.draw.rng.bit_generator.state = json.loads(state["rng"])
         self.order = state["order"].numpy()
         self.step, self.seconds = state["step"], state["seconds"]
+
+
+def arrange(backgrounds: np.ndarray, batch: int, alike: float, rng: np.random.Generator) -> np.ndarray:
+    """Order all scenes at random, so that a share `alike` of the batches have one kind of surroundings each.
+
+    Else contrasts are won by surroundings alone, and things are learned late.
+    """
+    order = rng.permutation(len(backgrounds))
+    mixed = order[: round(len(order) * (1 - alike))]
+    rest = order[len(mixed) :]
+    groups = [mixed, *(rest[backgrounds[rest] == kind] for kind in np.unique(backgrounds) if alike)]
+    batches = [group[first : first + batch] for group in groups for first in range(0, len(group) - batch + 1, batch)]
+    return np.concatenate([batches[k] for k in rng.permutation(len(batches))] or [order])
 
 
 def rate_at(progress: float, steps: int, step: int) -> float:

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aligncut_cli.demo.scenes import CATEGORIES, TEXTURES
-from demo_objectives.encoder import GRID, WIDTH, Draw, build_encoder, encode, list_window, to_input
-from demo_objectives.scenes import Record, Visits
+from demo_objectives.encoder import GRID, PATCH, WIDTH, Draw, build_encoder, encode, list_window, to_input
+from demo_objectives.scenes import Record, Scenes, Visits
 
 HUES = ("red", "orange", "yellow", "green", "teal", "blue", "violet", "pink")
 SURROUNDINGS = {
@@ -53,33 +53,40 @@ def write_caption(record: Record, rng: np.random.Generator) -> str:
     return " and ".join(phrases or ["nothing"]) + " " + SURROUNDINGS[record["background"]]
 
 
-def look_closely(records: list[Record], side: int, rng: np.random.Generator) -> tuple[Tensor, list[Record]]:
-    """Choose side x side patches around one object of each scene, and keep only the objects whose centres lie there.
+def look_closely(
+    scenes: Scenes, chosen: np.ndarray, side: int, rng: np.random.Generator
+) -> tuple[Tensor, list[Record]]:
+    """Choose side x side patches of each scene, and keep only the objects that are seen there.
 
-    A caption of the whole scene says little about a patch; one of a close-up says more, and costs a quarter.
+    Every other window lies around an object, the rest anywhere; an object is seen where it covers a tenth of the window.
+    A caption of the whole scene says little about a patch; one of a close-up says more, and costs less.
     """
-    tops, lefts, seen = [], [], []
-    for record in records:
-        item = record["objects"][rng.integers(len(record["objects"]))]
-        left, top = (
-            int(np.clip(int(item[axis] * GRID) - side // 2 + rng.integers(-2, 3), 0, GRID - side)) for axis in "xy"
-        )
-        inside = [o for o in record["objects"] if 0 <= o["x"] * GRID - left < side and 0 <= o["y"] * GRID - top < side]
+    corners, seen = [], []
+    for k in chosen:
+        record = scenes.records[k]
+        corner = rng.integers(0, GRID - side + 1, 2)
+        if rng.random() < 0.5:
+            item = record["objects"][rng.integers(len(record["objects"]))]
+            middle = np.array([int(item["y"] * GRID), int(item["x"] * GRID)]) + rng.integers(-2, 3, 2)
+            corner = (middle - side // 2).clip(0, GRID - side)
+        (top, left), reach = corner * PATCH, side * PATCH
+        kinds = np.bincount(scenes.masks[k][top : top + reach, left : left + reach].ravel(), minlength=9) / reach**2
+        inside = [o for o in record["objects"] if kinds[CATEGORIES.index(o["category"]) + 1] > 0.1]
         seen.append({**record, "objects": inside})
-        tops.append(top)
-        lefts.append(left)
-    return list_window(np.array(tops), np.array(lefts), side), seen
+        corners.append(corner)
+    tops, lefts = np.array(corners).T
+    return list_window(tops, lefts, side), seen
 
 
 class Clip(nn.Module):
     """Image encoder and a small text transformer; matching pairs of a batch are told from all others (InfoNCE).
 
-    Pairs are compared twice: mean token with mean word, and each word with the patch that suits it best (as in FILIP),
-    so that the patches of an object, and not just any, learn its name. First close-ups, then, for the last sixth of the
-    steps, whole scenes.
+    Pairs are compared twice: mean token with mean word, and each word with the patch that suits it best and each patch
+    with the word that does (as in FILIP), so that the patches of an object, and not just any, learn its name. First
+    close-ups, then, for the last sixth of the steps, whole scenes.
     """
 
-    batch, lr = 64, 1.5e-3
+    batch, lr, alike = 64, 1.5e-3, 0.75
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,17 +97,17 @@ class Clip(nn.Module):
         self.text = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
         self.from_image, self.from_text = nn.Linear(WIDTH, 64, bias=False), nn.Linear(64, 64, bias=False)
         self.from_patch, self.from_word = nn.Linear(WIDTH, 64, bias=False), nn.Linear(64, 64, bias=False)
-        self.log_scales = nn.Parameter(torch.full((2,), math.log(10.0)))
+        self.log_scales = nn.Parameter(torch.full((3,), math.log(10.0)))
 
     def loss(self, visits: Visits, chosen: np.ndarray, draw: Draw, progress: float) -> Tensor:
-        """Mean of the two contrasts, each both ways, on one of the visits."""
+        """Mean of the three contrasts, each both ways, on one of the visits."""
         scenes = visits[int(draw.rng.integers(2))]
         chosen = chosen[: len(chosen) // 3] if progress >= 5 / 6 else chosen
         records, n = [scenes.records[k] for k in chosen], len(chosen)
         images = to_input(scenes.pictures[chosen]) * draw.uniform(0.8, 1.2, n) + draw.uniform(-0.15, 0.15, n)
         keep = None
         if progress < 5 / 6:
-            keep, records = look_closely(records, int(draw.rng.integers(4, 8)), draw.rng)
+            keep, records = look_closely(scenes, chosen, int(draw.rng.integers(3, 8)), draw.rng)
         tokens = encode(self.encoder, images, keep)
         numbers = torch.zeros(len(records), LONGEST, dtype=torch.long)
         for row, record in zip(numbers, records, strict=True):
@@ -113,13 +120,13 @@ class Clip(nn.Module):
         said = (states * shown[..., None]).sum(dim=1) / shown.sum(dim=1, keepdim=True)
         whole = F.normalize(self.from_image(tokens.mean(dim=1)), dim=1) @ F.normalize(self.from_text(said), dim=1).T
         patches = F.normalize(self.from_patch(tokens[:, 1:]), dim=2)
-        words = F.normalize(self.from_word(states[~blank]), dim=1)  # the captions' words in a row
-        best = torch.einsum("npd,wd->nwp", patches, words).amax(dim=2)  # (images, words)
-        caption_of = torch.arange(len(images))[:, None].expand_as(blank)[~blank]
-        fine = torch.zeros_like(whole).index_add(1, caption_of, best) / shown.sum(dim=1)
+        words = F.normalize(self.from_word(states), dim=2)
+        suits = torch.einsum("npd,mwd->npmw", patches, words).masked_fill(blank, -1.0)
+        for_words = (suits.amax(dim=1) * shown).sum(dim=2) / shown.sum(dim=1)
+        for_patches = suits.amax(dim=3).mean(dim=1)
         target = torch.arange(len(images))
         losses = []
-        for similarity, log_scale in zip((whole, fine), self.log_scales, strict=True):
+        for similarity, log_scale in zip((whole, for_words, for_patches), self.log_scales, strict=True):
             logits = similarity * log_scale.exp().clamp(max=50)
             losses.append((F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2)
         return torch.stack(losses).mean()

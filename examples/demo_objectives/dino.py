@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from demo_objectives.encoder import GRID, PATCH, WIDTH, Draw, build_encoder, encode, list_window, to_input
 from demo_objectives.scenes import Visits
 
-HEAT = 0.2
+HEAT = 0.1
 RECOLOURING = 0.3
 APART = 2  # patches of one picture that lie further apart than this are told from each other
-WIDE, PATCHES = 7, 12  # side of the crops in patches; patches that are compared per crop
+WIDE, PATCHES = 7, 24  # side of the crops in patches; patches that are compared per crop
 
 
 class Dino(nn.Module):
@@ -25,13 +25,14 @@ class Dino(nn.Module):
 
     The two crops are of the two visits, so that what they share is what things are and no colour: recolouring one
     picture, all that DINO has to go by, let this small world's pictures be told apart by their individual things, and
-    kinds of things never. The class token stands for the whole crop; each patch is compared with the teacher's patch at
-    the same place of the other crop, and, where it was hidden from the student, of the same crop. The right answer is
-    told from those of the batch's other pictures (as in MoCo v3 and DenseCL), which holds the outputs apart from the
-    first step on. The last sixth of the steps sees whole scenes.
+    kinds of things never. The class token stands for the whole crop; each patch, whether it was hidden from the student
+    or not, is compared with the teacher's patch at the same place of the other crop. (With that of the same crop, as
+    iBOT has it, position alone answers.) The right answer is told from those of the batch's other pictures and of
+    distant patches (as in MoCo v3 and DenseCL), which holds the outputs apart from the first step on. The last sixth of
+    the steps sees whole scenes.
     """
 
-    batch, lr = 32, 1.5e-3
+    batch, lr, alike = 32, 1.5e-3, 0.75
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,8 +85,7 @@ class Dino(nn.Module):
             there = crops[other].locate(crop.patch_centres())  # (n, patches, 2) in the other crop, -1 to 1
             wanted = F.grid_sample(maps[other], there[:, :, None], mode="nearest", align_corners=False)[..., 0]
             inside = (there.abs() < 1).all(dim=-1)
-            losses.append(tell_patches(patches, wanted.transpose(1, 2), inside, draw, within=True))
-            losses.append(tell_patches(patches, patch[number], is_hidden, draw, within=False))
+            losses.append(tell_patches(patches, wanted.transpose(1, 2), inside, draw))
         return torch.stack(losses).sum() / 2
 
     def prepare(self, visits: Visits) -> None:
@@ -95,17 +95,16 @@ class Dino(nn.Module):
     @torch.no_grad()
     def finish_step(self, progress: float) -> None:
         """Let the teacher follow the student, the more slowly the later."""
-        momentum = 1 - 0.01 * (math.cos(math.pi * progress) + 1) / 2 - 0.001
+        momentum = 0.999 - 0.015 * (math.cos(math.pi * progress) + 1) / 2
         for old, new in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
             old.lerp_(new, 1 - momentum)
 
 
-def tell_patches(patches: Tensor, wanted: Tensor, usable: Tensor, draw: Draw, *, within: bool) -> Tensor:
-    """Cross-entropy of telling each patch's answer from those of patches of other pictures.
+def tell_patches(patches: Tensor, wanted: Tensor, usable: Tensor, draw: Draw) -> Tensor:
+    """Cross-entropy of telling each patch's answer from those of other pictures and of distant patches of its own.
 
     patches, wanted : (n, patches, dim) of unit length, of square crops
     usable          : (n, patches): where there is an answer; PATCHES of these are drawn per picture
-    within          : whether patches of the same picture that lie apart are to be told from each other too
     """
     n, side = len(patches), math.isqrt(patches.shape[1])
     order = (torch.rand(usable.shape, generator=draw.generator) - usable.float()).argsort(dim=1)[:, :PATCHES]
@@ -116,7 +115,7 @@ def tell_patches(patches: Tensor, wanted: Tensor, usable: Tensor, draw: Draw, *,
     row, column = order.flatten() // side, order.flatten() % side
     gap = torch.maximum((row[:, None] - row).abs(), (column[:, None] - column).abs())
     same = (picture[:, None] == picture[None]) & ~torch.eye(len(picture), dtype=torch.bool)
-    same &= (gap <= APART) | (not within)
+    same &= gap <= APART
     logits = (asked @ answers.T / HEAT).masked_fill(same | ~valid[None], float("-inf"))
     return F.cross_entropy(logits[valid], torch.arange(len(picture))[valid])
 

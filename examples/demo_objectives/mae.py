@@ -39,7 +39,7 @@ class Mae(nn.Module):
     are seen lie apart, in the others in one square; what is seen is described too, by the encoder alone.
     """
 
-    batch, lr = 32, 1.5e-3
+    batch, lr, alike = 32, 1.5e-3, 0.0
 
     def __init__(self) -> None:
         super().__init__()

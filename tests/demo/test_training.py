@@ -101,7 +101,7 @@ def test_patches_are_named_by_most_of_their_pixels(script: Any) -> None:
 
 
 def test_captions_say_what_is_in_the_scene(script: Any) -> None:
-    from demo_objectives.clip import WORD_NUMBER, look_closely, write_caption
+    from demo_objectives.clip import WORD_NUMBER, write_caption
 
     item = {"category": "fish", "x": 0.2, "y": 0.8, "size": 0.3, "hue": 0.0, "texture": "dots", "area": 0.1}
     record = {"background": "sand", "objects": [item]}
@@ -109,10 +109,77 @@ def test_captions_say_what_is_in_the_scene(script: Any) -> None:
     assert all("fish" in caption and caption.endswith("on the sand") for caption in captions)
     assert {word for caption in captions for word in caption.split()} <= set(WORD_NUMBER)
     assert not any("right" in caption or "small" in caption for caption in captions)
-    patches, seen = look_closely([record], 5, np.random.default_rng(0))
-    assert len(set(patches[0].tolist())) == 25
-    assert 11 * 14 + 2 in patches[0].tolist()  # where the fish is
-    assert seen[0]["objects"] == [item]
+
+
+def test_captions_of_close_ups_name_what_is_seen_there(script: Any, cache: Path) -> None:
+    from demo_objectives.clip import CATEGORIES, look_closely
+    from demo_objectives.scenes import load_scenes
+
+    scenes = load_scenes(3, 40, cache, 1)
+    chosen, full, empty = np.arange(40), 0, 0
+    patches, seen = look_closely(scenes, chosen, 4, np.random.default_rng(0))
+    for k, window, record in zip(chosen, patches, seen, strict=True):
+        rows, columns = np.divmod(window.numpy(), 14)
+        assert (np.ptp(rows), np.ptp(columns), len(set(window.tolist()))) == (3, 3, 16)
+        inside = scenes.masks[k][8 * rows.min() : 8 * rows.max() + 8, 8 * columns.min() : 8 * columns.max() + 8]
+        named = {item["category"] for item in record["objects"]}
+        assert named == {name for value, name in enumerate(CATEGORIES, 1) if (inside == value).mean() > 0.1}
+        full, empty = full + bool(named), empty + (not named)
+    assert full > 15
+    assert empty > 3
+
+
+def test_batches_of_one_kind_of_surroundings_hold_every_scene_at_most_once(script: Any) -> None:
+    rng = np.random.default_rng(0)
+    backgrounds = rng.choice(["sand", "water", "room"], 1000)
+    order = script.arrange(backgrounds, 8, 0.75, rng)
+    assert len(set(order.tolist())) == len(order) > 950
+    alike = [len(set(backgrounds[batch])) == 1 for batch in order.reshape(-1, 8)]
+    assert 0.7 < np.mean(alike) < 0.8
+    mixed = script.arrange(backgrounds, 8, 0.0, rng).reshape(-1, 8)
+    assert np.mean([len(set(backgrounds[batch])) == 1 for batch in mixed]) < 0.05
+
+
+def test_crops_say_where_their_patches_are(script: Any) -> None:
+    from demo_objectives.dino import Crop
+    from demo_objectives.encoder import PATCH, SIZE, Draw
+
+    line = (torch.arange(SIZE) + 0.5) / SIZE * 2 - 1
+    places = torch.stack(torch.meshgrid(line, line, indexing="xy"))  # every pixel holds its x and y
+    draw = Draw(0)
+    first = Crop(places.repeat(5, 1, 1, 1), 7, draw)
+    second = Crop(places.repeat(5, 1, 1, 1), 7, draw, near=first)
+    means = [torch.nn.functional.avg_pool2d(crop.images, PATCH).flatten(2).transpose(1, 2) for crop in (first, second)]
+    for mean, crop in zip(means, (first, second), strict=True):
+        torch.testing.assert_close(mean, crop.patch_centres(), atol=2e-3, rtol=0)
+    there = second.locate(first.patch_centres())
+    cell = ((there + 1) / 2 * 7).floor().long()
+    inside = (there.abs() < 1).all(dim=-1)
+    assert 0.3 < inside.float().mean() < 0.95
+    found = means[1].gather(1, (cell[..., 1] * 7 + cell[..., 0]).clamp(0, 48)[..., None].expand(-1, -1, 2))
+    assert (found - first.patch_centres())[inside].abs().max() < 1.35 / 14  # half a patch of the larger crop
+
+
+def test_patches_are_told_from_all_but_their_neighbours(script: Any) -> None:
+    """The slow twin: one patch after the other, in plain loops."""
+    from demo_objectives import dino
+    from demo_objectives.encoder import Draw
+
+    torch.manual_seed(0)
+    patches, wanted = (torch.nn.functional.normalize(torch.randn(3, 25, 6), dim=2) for _ in range(2))
+    usable = torch.rand(3, 25) < 0.8
+    loss = dino.tell_patches(patches, wanted, usable, Draw(1))
+    order = (torch.rand(usable.shape, generator=Draw(1).generator) - usable.float()).argsort(dim=1)
+    asked = [(n, int(k)) for n in range(3) for k in order[n, : dino.PATCHES] if usable[n, k]]
+    losses = []
+    for n, k in asked:
+        against = []
+        for other, there in asked:
+            gap = max(abs(k // 5 - there // 5), abs(k % 5 - there % 5))
+            if (other, there) == (n, k) or other != n or gap > dino.APART:
+                against.append(float(patches[n, k] @ wanted[other, there]) / dino.HEAT)
+        losses.append(np.log(np.exp(against).sum()) - float(patches[n, k] @ wanted[n, k]) / dino.HEAT)
+    assert float(loss) == pytest.approx(np.mean(losses), rel=1e-4)
 
 
 @pytest.mark.parametrize("name", ["demo-clip", "demo-dino", "demo-mae"])
