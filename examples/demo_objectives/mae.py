@@ -1,4 +1,4 @@
-"""Masked reconstruction (MAE-like), of colours and gradient histograms as MaskFeat has it."""
+"""Masked reconstruction of what patches look like and of what is there (MAE-like, as MaskFeat and MultiMAE have it)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from aligncut_cli.demo.scenes import CATEGORIES
 from demo_objectives.encoder import (
     GRID,
     PATCH,
@@ -24,19 +25,20 @@ from demo_objectives.scenes import Visits
 
 DECODER = 96
 ORIENTATIONS, CELL = 8, 4  # bins over half a turn; pixels
-SEEN = (2 * ORIENTATIONS + 3) * (PATCH // CELL) ** 2
-WORDS, AROUND = 192, (1, 3, 5)  # random features of a patch, averaged over so many patches across
-TARGETS = SEEN + WORDS * len(AROUND)
+LOOKS = (2 * ORIENTATIONS + 3) * (PATCH // CELL) ** 2
+KINDS = len(CATEGORIES) + 1
+TARGETS = LOOKS + KINDS
 
 
 class Mae(nn.Module):
-    """Three of four patches are hidden from the encoder; a small decoder reconstructs what they look like.
+    """Three of four patches are hidden from the encoder; a small decoder reconstructs what they look like and are.
 
-    The target is no pixel but what can be known of it: where the stripes of a texture lie is chance, how they are
-    oriented is not. Per 4 x 4 pixels: mean colour, and gradients by orientation at two scales; of these random
-    nonlinear features, of the patch itself and averaged over its surroundings. All of it is told of the picture itself
-    and of the same place at the other visit, of which only what is bound to the kind of thing can be known. In half of the batches the patches that
-    are seen lie apart, in the others in one square; what is seen is described too, by the encoder alone.
+    No pixels, but what can be known of them: where the stripes of a texture lie is chance, how they are oriented is
+    not. Per 4 x 4 pixels: mean colour, and gradients by orientation at two scales (as in MaskFeat). Of looks alone a
+    model so small learns textures and hardly any kinds of things (see the script's log of trials), so, as in MultiMAE,
+    a map is reconstructed beside them: the share of each category in the patch, which is to this model what the
+    captions are to CLIP. In half of the batches the patches that are seen lie apart, in the others in one square; what
+    is seen is described too, by the encoder alone. The last sixth of the steps sees three of four patches.
     """
 
     batch, lr, alike = 32, 1.5e-3, 0.0
@@ -49,34 +51,22 @@ class Mae(nn.Module):
         self.places = nn.Parameter(torch.randn(1, GRID * GRID + 1, DECODER) * 0.02)
         layer = nn.TransformerEncoderLayer(DECODER, 4, 192, dropout=0.0, batch_first=True, norm_first=True)
         self.decoder = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
-        self.outward = nn.Sequential(nn.LayerNorm(DECODER), nn.Linear(DECODER, 2 * TARGETS))
-        self.direct = nn.Linear(WIDTH, 2 * TARGETS)
-        self.register_buffer("words", 1.5 * torch.randn(SEEN, WORDS) / SEEN**0.5)
+        self.outward = nn.Sequential(nn.LayerNorm(DECODER), nn.Linear(DECODER, TARGETS))
+        self.direct = nn.Linear(WIDTH, TARGETS)
 
     def prepare(self, visits: Visits) -> None:
-        """Measure the mean and the spread of the targets on some scenes."""
-        images = to_input(visits[0].pictures[:256])
-        looks = look_at_patches(images)
+        """Measure the mean and the spread of what patches look like."""
+        looks = look_at_patches(to_input(visits[0].pictures[:256]))
         self.mean, self.spread = looks.mean(dim=(0, 1)), looks.std(dim=(0, 1))
-        targets = self._describe(images)
-        self.level, self.range = targets.mean(dim=(0, 1)), targets.std(dim=(0, 1)).clamp(min=1e-3)
-
-    def _describe(self, images: Tensor) -> Tensor:
-        """Targets (n, patches, TARGETS) of pictures (n, 3, 112, 112)."""
-        looks = (look_at_patches(images) - self.mean) / self.spread
-        maps = F.gelu(looks @ self.words).transpose(1, 2).reshape(len(images), WORDS, GRID, GRID)
-        averaged = [F.avg_pool2d(F.pad(maps, (k // 2,) * 4, mode="replicate"), k, stride=1) for k in AROUND]
-        return torch.cat([looks, *(part.flatten(2).transpose(1, 2) for part in averaged)], dim=2)
 
     def loss(self, visits: Visits, chosen: np.ndarray, draw: Draw, progress: float) -> Tensor:
-        """Mean squared error of the hidden patches' targets, each standardized, plus half that of the seen ones'."""
-        seen = int(draw.rng.integers(2))
-        images = to_input(visits[seen].pictures[chosen])
-        both = [self._describe(images), self._describe(to_input(visits[1 - seen].pictures[chosen]))]
-        truth = torch.cat([(targets - self.level) / self.range for targets in both], dim=2)
+        """Error of the hidden patches plus half that of the seen ones; each that of looks plus that of the map."""
+        scenes, late = visits[int(draw.rng.integers(2))], progress >= 5 / 6
+        chosen = chosen[: len(chosen) // 2] if late else chosen
+        images = to_input(scenes.pictures[chosen])
         n = len(images)
-        order, keep = choose_patches(n, 0.25, draw.generator)
-        if draw.rng.random() < 0.5:
+        order, keep = choose_patches(n, 0.75 if late else 0.25, draw.generator)
+        if draw.rng.random() < 0.5 and not late:
             corner = draw.rng.integers(0, GRID - 6, (2, n))
             keep = list_window(corner[0], corner[1], 7)
             order = torch.zeros(n, GRID * GRID).scatter_(1, keep, -1.0).argsort(dim=1, stable=True)
@@ -86,9 +76,12 @@ class Mae(nn.Module):
         shuffled = torch.cat([inside[:, 1:], hidden], dim=1)
         in_place = shuffled.gather(1, order.argsort(dim=1)[..., None].expand(-1, -1, DECODER))
         guess = self.outward(self.decoder(torch.cat([inside[:, :1], in_place], dim=1) + self.places))[:, 1:]
-        error = (guess - truth).square().mean(dim=-1).gather(1, order[:, keep.shape[1] :])
-        known = truth.gather(1, keep[..., None].expand(-1, -1, 2 * TARGETS))
-        return error.mean() + 0.5 * F.mse_loss(self.direct(tokens[:, 1:]), known)
+        looks = (look_at_patches(images) - self.mean) / self.spread
+        truth = torch.cat([looks, share_of_kinds(scenes.masks[chosen])], dim=2)
+        at = [part[..., None].expand(-1, -1, TARGETS) for part in (order[:, keep.shape[1] :], keep)]
+        return measure(guess.gather(1, at[0]), truth.gather(1, at[0])) + 0.5 * measure(
+            self.direct(tokens[:, 1:]), truth.gather(1, at[1])
+        )
 
     def finish_step(self, progress: float) -> None:
         """Nothing follows a step."""
@@ -96,6 +89,18 @@ class Mae(nn.Module):
     def shipped(self) -> Any:
         """Return the encoder that the demo uses."""
         return self.encoder
+
+
+def measure(guess: Tensor, truth: Tensor) -> Tensor:
+    """Mean squared error of looks plus cross-entropy of the map (any, TARGETS)."""
+    names = F.log_softmax(guess[..., LOOKS:], dim=-1)
+    return F.mse_loss(guess[..., :LOOKS], truth[..., :LOOKS]) - (truth[..., LOOKS:] * names).sum(dim=-1).mean()
+
+
+def share_of_kinds(masks: np.ndarray) -> Tensor:
+    """Turn masks (n, 112, 112) into the share of each value in each patch, (n, patches, KINDS)."""
+    pixels = F.one_hot(torch.from_numpy(np.array(masks)).long(), KINDS).float().permute(0, 3, 1, 2)
+    return F.avg_pool2d(pixels, PATCH).flatten(2).transpose(1, 2)
 
 
 def look_at_patches(images: Tensor) -> Tensor:
