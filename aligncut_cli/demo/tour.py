@@ -142,7 +142,7 @@ def _plan_target(name: str, features: str, at: Callable[[str], str]) -> list[Ste
     brain, aligned = at("world/brain"), at(f"{name}.zarr")
     fit = [
         *("--responses", brain, "--rois", f"{brain}/rois.json", "--noise-ceiling", f"{brain}/noise-ceiling.npy"),
-        *("--universal-dim", "128", "--epochs", "12", *TARGETS[name]),
+        *("--universal-dim", "128", "--epochs", "12", "--n-sample", "8000", *TARGETS[name]),
     ]
     joint = ["--alignment", aligned, "-o", at(f"{name}-joint.zarr"), "--extend", "nystrom", "--n-sample", "1500"]
     layers = ["--alignment", aligned, "-o", at(f"{name}-layers.zarr"), "--group", "layer", *EACH_LAYER]

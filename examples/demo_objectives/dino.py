@@ -11,13 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from demo_objectives.encoder import GRID, PATCH, WIDTH, Draw, build_encoder, encode, list_window, to_input
-from demo_objectives.scenes import Visits
+from demo_objectives.encoder import GRID, PATCH, WIDTH, Draw, build_encoder, encode, list_window, share_of_values, to_input
+from demo_objectives.scenes import Scenes, Visits
 
 HEAT = 0.1
 RECOLOURING = 0.3
-APART = 2  # patches of one picture that lie further apart than this are told from each other
-WIDE, PATCHES = 7, 24  # side of the crops in patches; patches that are compared per crop
+WIDE = 7  # side of the crops in patches
 
 
 class Dino(nn.Module):
@@ -25,11 +24,11 @@ class Dino(nn.Module):
 
     The two crops are of the two visits, so that what they share is what things are and no colour: recolouring one
     picture, all that DINO has to go by, let this small world's pictures be told apart by their individual things, and
-    kinds of things never. The class token stands for the whole crop; each patch, whether it was hidden from the student
-    or not, is compared with the teacher's patch at the same place of the other crop. (With that of the same crop, as
-    iBOT has it, position alone answers.) The right answer is told from those of the batch's other pictures and of
-    distant patches (as in MoCo v3 and DenseCL), which holds the outputs apart from the first step on. The last sixth of
-    the steps sees whole scenes.
+    kinds of things never. The class token stands for the whole crop. Each patch, whether it was hidden from the student
+    or not, is compared with the mean of the teacher's patches of the same thing in the other crop, as in DetCon, which
+    must be told what belongs to one thing (not what it is called). The right answer is told from those of the batch's
+    other pictures (as in MoCo v3), which holds the outputs apart from the first step on. The last sixth of the steps
+    sees whole scenes.
     """
 
     batch, lr, alike = 32, 1.5e-3, 0.75
@@ -60,18 +59,16 @@ class Dino(nn.Module):
         """Mean cross-entropy of crops plus that of patches."""
         late = progress >= 5 / 6
         chosen = chosen[: len(chosen) // 2] if late else chosen
-        n = len(chosen)
-        first = Crop(to_input(visits[0].pictures[chosen]), GRID if late else WIDE, draw)
-        crops = [first, Crop(to_input(visits[1].pictures[chosen]), GRID if late else WIDE, draw, near=first)]
+        n, side = len(chosen), GRID if late else WIDE
+        first = Crop(visits[0], chosen, side, draw)
+        crops = [first, Crop(visits[1], chosen, side, draw, near=first)]
         for crop in crops:
             crop.recolour(RECOLOURING, draw)
-        side = first.side
         with torch.no_grad():
             seen, window = torch.cat([crop.images for crop in crops]), torch.cat([crop.window for crop in crops])
             tokens = encode(self.teacher["encoder"], seen, window=window)
             whole = F.normalize(self.teacher["whole"](tokens[:, 0]), dim=-1).chunk(2)
             patch = F.normalize(self.teacher["patch"](tokens[:, 1:]), dim=-1).chunk(2)
-            maps = [part.transpose(1, 2).reshape(n, -1, side, side) for part in patch]
         losses = []
         for number, crop in enumerate(crops):
             is_hidden = choose_hidden(n, side, draw)
@@ -82,10 +79,7 @@ class Dino(nn.Module):
             patches = F.normalize(self.student["patch"](tokens[:, 1:]), dim=-1)
             other = 1 - number
             losses.append(F.cross_entropy(said @ whole[other].T / HEAT, torch.arange(n)))
-            there = crops[other].locate(crop.patch_centres())  # (n, patches, 2) in the other crop, -1 to 1
-            wanted = F.grid_sample(maps[other], there[:, :, None], mode="nearest", align_corners=False)[..., 0]
-            inside = (there.abs() < 1).all(dim=-1)
-            losses.append(tell_patches(patches, wanted.transpose(1, 2), inside, draw))
+            losses.append(tell_things(patches, crop.things, patch[other], crops[other].things))
         return torch.stack(losses).sum() / 2
 
     def prepare(self, visits: Visits) -> None:
@@ -100,36 +94,39 @@ class Dino(nn.Module):
             old.lerp_(new, 1 - momentum)
 
 
-def tell_patches(patches: Tensor, wanted: Tensor, usable: Tensor, draw: Draw) -> Tensor:
-    """Cross-entropy of telling each patch's answer from those of other pictures and of distant patches of its own.
+def tell_things(patches: Tensor, things: Tensor, others: Tensor, things_there: Tensor) -> Tensor:
+    """Cross-entropy of telling, for each patch, its thing in the other crop from all things of the batch's other crops.
 
-    patches, wanted : (n, patches, dim) of unit length, of square crops
-    usable          : (n, patches): where there is an answer; PATCHES of these are drawn per picture
+    patches, others      : (n, patches, dim) of unit length, of one crop and of the other
+    things, things_there : (n, patches, k) share of each thing of the picture in each patch; 0 is the ground, and the
+                           ground of other pictures is no wrong answer to ground
+    returns              : mean over patches of things plus mean over those of ground
     """
-    n, side = len(patches), math.isqrt(patches.shape[1])
-    order = (torch.rand(usable.shape, generator=draw.generator) - usable.float()).argsort(dim=1)[:, :PATCHES]
-    pick = order[..., None].expand(-1, -1, patches.shape[2])
-    asked, answers = patches.gather(1, pick).flatten(0, 1), wanted.gather(1, pick).flatten(0, 1)
-    valid = usable.gather(1, order).flatten()
-    picture = torch.arange(n).repeat_interleave(PATCHES)
-    row, column = order.flatten() // side, order.flatten() % side
-    gap = torch.maximum((row[:, None] - row).abs(), (column[:, None] - column).abs())
-    same = (picture[:, None] == picture[None]) & ~torch.eye(len(picture), dtype=torch.bool)
-    same &= gap <= APART
-    logits = (asked @ answers.T / HEAT).masked_fill(same | ~valid[None], float("-inf"))
-    return F.cross_entropy(logits[valid], torch.arange(len(picture))[valid])
+    n, k = len(patches), things.shape[2]
+    answers = F.normalize(things_there.transpose(1, 2) @ others, dim=-1)
+    there = things_there.sum(dim=1) > 1  # (n, k): more than one patch of it is seen
+    own = things.argmax(dim=2)
+    asked = (things.amax(dim=2) > 0.5) & there.gather(1, own)
+    allowed = there.expand(*own.shape, n, k).clone()
+    allowed[..., 0] &= (own > 0)[..., None] | torch.eye(n, dtype=torch.bool)[:, None]
+    logits = torch.einsum("npd,mkd->npmk", patches, answers) / HEAT
+    logits = logits.masked_fill(~allowed, float("-inf")).flatten(2)
+    target = torch.arange(n)[:, None] * k + own
+    parts = [asked & (own > 0), asked & (own == 0)]
+    return torch.stack([F.cross_entropy(logits[part], target[part]) for part in parts if part.any()]).sum()
 
 
 class Crop:
     """One random square crop per picture, mirrored at random, at about its own scale, in a window of the grid.
 
-    side : patches across; a crop shows 0.75 to 1.35 times as many pixels as it has
-    near : another crop, whose centre this one's stays close to
+    side   : patches across; a crop shows 0.75 to 1.35 times as many pixels as it has
+    near   : another crop, whose centre this one's stays close to
+    images : (n, 3, pixels, pixels)
+    things : (n, patches, k) share of each thing in each patch
     """
 
-    def __init__(self, images: Tensor, side: int, draw: Draw, near: Crop | None = None) -> None:
-        n, size = len(images), side * PATCH
-        self.side = side
+    def __init__(self, scenes: Scenes, chosen: np.ndarray, side: int, draw: Draw, near: Crop | None = None) -> None:
+        n, size = len(chosen), side * PATCH
         reach = draw.uniform(0.75, 1.35, n).view(n, 1, 1) * side / GRID
         self.reach = reach.clamp(max=1.0)  # share of the picture's width
         at = draw.uniform(-1, 1, 2 * n).view(n, 1, 2)
@@ -140,7 +137,10 @@ class Crop:
         line = (torch.arange(size) + 0.5) / size * 2 - 1
         grid = torch.stack(torch.meshgrid(line, line, indexing="xy"), dim=-1).view(1, size * size, 2)
         places = (grid * self.sign * self.reach + self.centre).view(n, size, size, 2)
+        images = to_input(scenes.pictures[chosen])
         self.images = F.grid_sample(images, places, mode="bilinear", padding_mode="border", align_corners=False)
+        masks = torch.from_numpy(np.array(scenes.masks[chosen])).float()[:, None]
+        self.things = share_of_values(F.grid_sample(masks, places, mode="nearest", align_corners=False)[:, 0])
         corner = draw.rng.integers(0, GRID - side + 1, (2, n))
         self.window = list_window(corner[0], corner[1], side)
 
@@ -153,16 +153,6 @@ class Crop:
         mixing = mixing * (1 - grey) + grey / 3
         images = torch.einsum("nij,njhw->nihw", mixing, self.images)
         self.images = images * draw.uniform(1 - strength, 1 + strength, n) + draw.uniform(-strength, strength, n) * 0.7
-
-    def patch_centres(self) -> Tensor:
-        """Where the centres of the crop's patches are in the whole picture (n, patches, 2), x and y from -1 to 1."""
-        line = (torch.arange(self.side) + 0.5) / self.side * 2 - 1
-        grid = torch.stack(torch.meshgrid(line, line, indexing="xy"), dim=-1).view(1, -1, 2)
-        return grid * self.sign * self.reach + self.centre
-
-    def locate(self, places: Tensor) -> Tensor:
-        """Turn places in the whole picture into places in this crop; outside of -1 to 1 where it does not reach."""
-        return (places - self.centre) / self.reach * self.sign
 
 
 def choose_hidden(n: int, side: int, draw: Draw) -> Tensor:

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import timm
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aligncut_cli.demo.scenes import SIZE
+from aligncut_cli.demo.scenes import CATEGORIES, SIZE
 from aligncut_cli.models.registry import SHORT_NAMES
 
 SPEC = SHORT_NAMES["demo-clip"]  # the three differ in their weights only
@@ -92,6 +93,12 @@ def make_sines() -> Tensor:
 def to_input(pictures: np.ndarray) -> Tensor:
     """(n, 112, 112, 3) uint8 to (n, 3, 112, 112) float, normalized with mean 0.5 and standard deviation 0.5."""
     return torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def share_of_values(masks: Tensor) -> Tensor:
+    """Turn masks (n, pixels, pixels) into the share of each value in each patch, (n, patches, values)."""
+    pixels = F.one_hot(masks.long(), len(CATEGORIES) + 1).float().permute(0, 3, 1, 2)
+    return F.avg_pool2d(pixels, PATCH).flatten(2).transpose(1, 2)
 
 
 def encode(vit: Any, images: Tensor, keep: Tensor | None = None, window: Tensor | None = None) -> Tensor:

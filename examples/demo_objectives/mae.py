@@ -19,6 +19,7 @@ from demo_objectives.encoder import (
     choose_patches,
     encode,
     list_window,
+    share_of_values,
     to_input,
 )
 from demo_objectives.scenes import Visits
@@ -26,8 +27,7 @@ from demo_objectives.scenes import Visits
 DECODER = 96
 ORIENTATIONS, CELL = 8, 4  # bins over half a turn; pixels
 LOOKS = (2 * ORIENTATIONS + 3) * (PATCH // CELL) ** 2
-KINDS = len(CATEGORIES) + 1
-TARGETS = LOOKS + KINDS
+TARGETS = LOOKS + len(CATEGORIES) + 1
 
 
 class Mae(nn.Module):
@@ -77,7 +77,7 @@ class Mae(nn.Module):
         in_place = shuffled.gather(1, order.argsort(dim=1)[..., None].expand(-1, -1, DECODER))
         guess = self.outward(self.decoder(torch.cat([inside[:, :1], in_place], dim=1) + self.places))[:, 1:]
         looks = (look_at_patches(images) - self.mean) / self.spread
-        truth = torch.cat([looks, share_of_kinds(scenes.masks[chosen])], dim=2)
+        truth = torch.cat([looks, share_of_values(torch.from_numpy(np.array(scenes.masks[chosen])))], dim=2)
         at = [part[..., None].expand(-1, -1, TARGETS) for part in (order[:, keep.shape[1] :], keep)]
         return measure(guess.gather(1, at[0]), truth.gather(1, at[0])) + 0.5 * measure(
             self.direct(tokens[:, 1:]), truth.gather(1, at[1])
@@ -95,12 +95,6 @@ def measure(guess: Tensor, truth: Tensor) -> Tensor:
     """Mean squared error of looks plus cross-entropy of the map (any, TARGETS)."""
     names = F.log_softmax(guess[..., LOOKS:], dim=-1)
     return F.mse_loss(guess[..., :LOOKS], truth[..., :LOOKS]) - (truth[..., LOOKS:] * names).sum(dim=-1).mean()
-
-
-def share_of_kinds(masks: np.ndarray) -> Tensor:
-    """Turn masks (n, 112, 112) into the share of each value in each patch, (n, patches, KINDS)."""
-    pixels = F.one_hot(torch.from_numpy(np.array(masks)).long(), KINDS).float().permute(0, 3, 1, 2)
-    return F.avg_pool2d(pixels, PATCH).flatten(2).transpose(1, 2)
 
 
 def look_at_patches(images: Tensor) -> Tensor:

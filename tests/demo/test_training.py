@@ -140,46 +140,48 @@ def test_batches_of_one_kind_of_surroundings_hold_every_scene_at_most_once(scrip
     assert np.mean([len(set(backgrounds[batch])) == 1 for batch in mixed]) < 0.05
 
 
-def test_crops_say_where_their_patches_are(script: Any) -> None:
+def test_crops_carry_the_masks_of_what_they_show(script: Any) -> None:
     from demo_objectives.dino import Crop
-    from demo_objectives.encoder import PATCH, SIZE, Draw
+    from demo_objectives.encoder import PATCH, Draw
+    from demo_objectives.scenes import Scenes
 
-    line = (torch.arange(SIZE) + 0.5) / SIZE * 2 - 1
-    places = torch.stack(torch.meshgrid(line, line, indexing="xy"))  # every pixel holds its x and y
-    draw = Draw(0)
-    first = Crop(places.repeat(5, 1, 1, 1), 7, draw)
-    second = Crop(places.repeat(5, 1, 1, 1), 7, draw, near=first)
-    means = [torch.nn.functional.avg_pool2d(crop.images, PATCH).flatten(2).transpose(1, 2) for crop in (first, second)]
-    for mean, crop in zip(means, (first, second), strict=True):
-        torch.testing.assert_close(mean, crop.patch_centres(), atol=2e-3, rtol=0)
-    there = second.locate(first.patch_centres())
-    cell = ((there + 1) / 2 * 7).floor().long()
-    inside = (there.abs() < 1).all(dim=-1)
-    assert 0.3 < inside.float().mean() < 0.95
-    found = means[1].gather(1, (cell[..., 1] * 7 + cell[..., 0]).clamp(0, 48)[..., None].expand(-1, -1, 2))
-    assert (found - first.patch_centres())[inside].abs().max() < 1.35 / 14  # half a patch of the larger crop
+    pictures = np.random.default_rng(0).integers(0, 2, (6, 14, 14, 1), np.uint8).repeat(3, 3)
+    pictures = pictures.repeat(8, 1).repeat(8, 2) * 255  # every pixel of value k is of grey k
+    crop = Crop(Scenes(pictures, pictures[..., 0] // 255, []), np.arange(6), 7, Draw(0))
+    grey = torch.nn.functional.avg_pool2d(crop.images[:, :1], PATCH).flatten(1) / 2 + 0.5
+    assert crop.things.shape == (6, 49, 9)
+    torch.testing.assert_close(crop.things.sum(dim=2), torch.ones(6, 49))
+    assert (crop.things[..., 1] - grey).abs().max() < 0.1
+    crop.recolour(0.3, Draw(1))
+    assert torch.isfinite(crop.images).all()
 
 
-def test_patches_are_told_from_all_but_their_neighbours(script: Any) -> None:
+def test_things_are_told_from_those_of_other_pictures(script: Any) -> None:
     """The slow twin: one patch after the other, in plain loops."""
     from demo_objectives import dino
-    from demo_objectives.encoder import Draw
 
-    torch.manual_seed(0)
-    patches, wanted = (torch.nn.functional.normalize(torch.randn(3, 25, 6), dim=2) for _ in range(2))
-    usable = torch.rand(3, 25) < 0.8
-    loss = dino.tell_patches(patches, wanted, usable, Draw(1))
-    order = (torch.rand(usable.shape, generator=Draw(1).generator) - usable.float()).argsort(dim=1)
-    asked = [(n, int(k)) for n in range(3) for k in order[n, : dino.PATCHES] if usable[n, k]]
-    losses = []
-    for n, k in asked:
-        against = []
-        for other, there in asked:
-            gap = max(abs(k // 5 - there // 5), abs(k % 5 - there % 5))
-            if (other, there) == (n, k) or other != n or gap > dino.APART:
-                against.append(float(patches[n, k] @ wanted[other, there]) / dino.HEAT)
-        losses.append(np.log(np.exp(against).sum()) - float(patches[n, k] @ wanted[n, k]) / dino.HEAT)
-    assert float(loss) == pytest.approx(np.mean(losses), rel=1e-4)
+    rng = np.random.default_rng(0)
+    unit = [torch.nn.functional.normalize(torch.randn(3, 25, 6), dim=2) for _ in range(2)]
+    patches, others = (part.numpy() for part in unit)
+    things, there = (rng.dirichlet([0.15] * 4, (3, 25)).astype(np.float32) for _ in range(2))
+    loss = dino.tell_things(*(torch.from_numpy(part) for part in (patches, things, others, there)))
+    answers = {}
+    for n in range(3):
+        for k in range(4):
+            if there[n, :, k].sum() > 1:
+                mean = sum(there[n, p, k] * others[n, p] for p in range(25))
+                answers[n, k] = mean / np.linalg.norm(mean)
+    losses: dict[bool, list[float]] = {True: [], False: []}
+    for n in range(3):
+        for p in range(25):
+            k = int(things[n, p].argmax())
+            if things[n, p, k] > 0.5 and (n, k) in answers:
+                against = [a for (m, j), a in answers.items() if k or j or m == n]
+                fits = np.exp([patches[n, p] @ a / dino.HEAT for a in against])
+                losses[k > 0].append(np.log(fits.sum()) - patches[n, p] @ answers[n, k] / dino.HEAT)
+    assert len(losses[True]) > 10
+    assert len(losses[False]) > 5
+    assert float(loss) == pytest.approx(sum(np.mean(part) for part in losses.values()), rel=1e-4)
 
 
 @pytest.mark.parametrize("name", ["demo-clip", "demo-dino", "demo-mae"])
