@@ -8,12 +8,12 @@ from aligncut_cli.maths.alignment_start import (
     OWN_SHARE,
     AlignmentStart,
     find_leading_directions,
-    find_response_axes,
     start_at_random,
     start_from_consensus,
     start_from_responses,
 )
 from aligncut_cli.maths.encoding import average_slots, iterate_slots
+from aligncut_cli.maths.response_axes import find_response_axes
 from aligncut_cli.maths.ridge import PENALTIES, RidgeFit, choose_penalty, decompose_kernel, measure_slot
 from aligncut_cli.maths.split_images import ImageSplit, split_images
 
@@ -46,7 +46,7 @@ def start(pooled: list[np.ndarray], targets: np.ndarray, split: ImageSplit, *, u
     statistics = [measure_slot(features, split.train) for _, _, features in iterate_slots(pooled)]
     nodes = [features[:, split.train] for features in pooled]
     return start_from_responses(
-        pooled, statistics, fit.ridge, fit.penalty, targets, split, nodes,
+        pooled, statistics, fit, targets, split, nodes,
         universal_dim=universal_dim, voxels_per_block=7,
     )  # fmt: skip
 

@@ -154,8 +154,7 @@ class FitData:
             start = start_from_responses(
                 self.pooled,
                 self.statistics,
-                ridge.ridge,
-                ridge.penalty,
+                ridge,
                 self.targets,
                 self.split,
                 self.nodes.train,
