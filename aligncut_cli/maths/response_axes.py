@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +60,45 @@ def find_response_axes(
     return signed
 
 
+@dataclass(frozen=True)
+class _SlotRidge:
+    """A slot's ridge to the axes, taken apart: its maps and predictions under any penalty are products of these.
+
+    values, vectors : of x'x, x being the slot's training images over its spread
+    rotated         : (D, axes) vectors' x' targets
+    basis           : (validation, D) the validation images in the same directions
+    best            : which of PENALTIES predicts the validation images best from this slot alone
+    """
+
+    values: Tensor
+    vectors: Tensor
+    rotated: Tensor
+    basis: Tensor
+    best: int
+
+    @classmethod
+    def of(cls, x: Tensor, x_validation: Tensor, targets: Tensor, validation_targets: Tensor) -> _SlotRidge:
+        values, vectors = torch.linalg.eigh(x.T @ x)
+        ridge = cls(values, vectors, vectors.T @ (x.T @ targets), x_validation @ vectors, 0)
+        errors = [float((validation_targets - ridge.predict(at)).square().sum()) for at in range(len(PENALTIES))]
+        return replace(ridge, best=int(np.argmin(errors)))
+
+    def weaken(self, steps: int) -> int:
+        """Return the penalty so many steps below the best alone; a slot that predicts nothing is left at that."""
+        return self.best if PENALTIES[self.best] == np.inf else max(0, self.best - steps)
+
+    def shrink(self, penalty: int) -> Tensor:
+        """Return (D, axes): `rotated`, each direction shrunk as one of PENALTIES wants."""
+        strength = PENALTIES[penalty] * float(self.values[-1])
+        if not 0 < strength < np.inf:
+            return torch.zeros_like(self.rotated)
+        return (1 / (self.values.clamp(min=0) + strength))[:, None] * self.rotated
+
+    def predict(self, penalty: int) -> Tensor:
+        """Return the prediction of the validation images, (validation, axes)."""
+        return self.basis @ self.shrink(penalty)
+
+
 def fit_slots_to_axes(
     pooled: Sequence[Float],
     statistics: Sequence[SlotStatistics],
@@ -68,31 +108,37 @@ def fit_slots_to_axes(
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[Tensor], Tensor, Tensor]:
-    """Ridge from every slot alone to the same targets, each with its own penalty chosen on the validation images.
+    """Ridge from every slot alone to the same targets, with penalties chosen on the validation images.
+
+    Each slot has the penalty that is best for it alone, weakened for all slots by as many steps as are best for their
+    average: what one slot overfits the others average out, so that strong penalties would cost the average more.
 
     pooled             : per model (layers, images, D_i)
     targets            : (train, axes); validation_targets (validation, axes)
     returns            : per slot (D_i, axes), and the slots' average prediction of targets and validation_targets
     """
-    weights: list[Tensor] = []
-    average, validation_average = torch.zeros_like(targets), torch.zeros_like(validation_targets)
-    for number, (_, _, features) in enumerate(iterate_slots(pooled)):
+
+    def load(number: int, features: Float, rows: Index) -> Tensor:
         own = statistics[number]
-        x = torch.from_numpy((features[split.train] - own.mean) / own.spread).to(targets)
-        x_validation = torch.from_numpy((features[split.validation] - own.mean) / own.spread).to(targets)
-        values, vectors = torch.linalg.eigh(x.T @ x)
-        rotated = vectors.T @ (x.T @ targets)
-        basis = x_validation @ vectors
-        errors, shrinks = [], []
-        for penalty in PENALTIES:
-            strength = penalty * float(values[-1])
-            usable = 0 < strength < np.inf
-            shrinks.append(1 / (values.clamp(min=0) + strength) if usable else torch.zeros_like(values))
-            errors.append(float((validation_targets - (basis * shrinks[-1]) @ rotated).square().sum()))
-        weight = vectors @ (shrinks[int(np.argmin(errors))][:, None] * rotated)
-        average += x @ weight
-        validation_average += x_validation @ weight
-        weights.append(weight / own.spread)
+        return torch.from_numpy((features[rows] - own.mean) / own.spread).to(targets)
+
+    ridges: list[_SlotRidge] = []
+    for number, (_, _, features) in enumerate(iterate_slots(pooled)):
+        x, x_validation = load(number, features, split.train), load(number, features, split.validation)
+        ridges.append(_SlotRidge.of(x, x_validation, targets, validation_targets))
         if progress is not None:
             progress(number + 1, len(statistics))
-    return weights, average / len(weights), validation_average / len(weights)
+    averages = []
+    for steps in range(len(PENALTIES)):
+        predicted = torch.zeros_like(validation_targets)
+        for ridge in ridges:
+            predicted += ridge.predict(ridge.weaken(steps)) / len(ridges)
+        averages.append(predicted)
+    errors = [float((validation_targets - predicted).square().sum()) for predicted in averages]
+    steps = int(np.argmin(errors))
+    weights, average = [], torch.zeros_like(targets)
+    for number, (_, _, features) in enumerate(iterate_slots(pooled)):
+        weight = ridges[number].vectors @ ridges[number].shrink(ridges[number].weaken(steps))
+        average += load(number, features, split.train) @ weight / len(ridges)
+        weights.append(weight / statistics[number].spread)
+    return weights, average, averages[steps]
