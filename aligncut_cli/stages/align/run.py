@@ -17,7 +17,7 @@ from aligncut_cli.store.read import Store, open_store
 from aligncut_cli.store.run import Outcome, Work
 
 VERSION = 4
-FIGURES_VERSION = 2
+FIGURES_VERSION = 3
 
 
 def run(
