@@ -1,7 +1,7 @@
 """Passes over a slot's patches: each concept's members are counted, their features added up, the nearest patches found.
 
-Slots do not need each other; what they give is added up in their order. Memory is bounded: three blocks of a slot at
-a time, and for each concept a matrix of channels by channels, from which any number of voxels' mean and deviation follow.
+Slots do not need each other; what they give is added up in their order. Memory is bounded: three blocks of a slot at a
+time, and for each concept a matrix of channels by channels, from which follow mean and deviation of any voxels.
 """
 
 from __future__ import annotations
