@@ -118,13 +118,15 @@ class ChannelAlignment(BaseEstimator):  # type: ignore[misc]
             choose_tokens(ids, rows, count, n_tokens=n_tokens, seed=params.seed)
             for rows, count in ((split.train, NODE_IMAGES), (split.validation, VALIDATION_NODE_IMAGES))
         )
+        console = _Silent(quiet=True)
         data = FitData(
             [_average(slot)[None] for slot in slots],
             targets,
             NodeSample([_take(slot, train) for slot in slots], [_take(slot, validation) for slot in slots]),  # type: ignore[misc]
             split,
             device=resolve_device(self.device),
-            console=_Silent(quiet=True),
+            console=console,
+            warn=console.warn,
         )
         fit = fit_alignment(
             data,

@@ -16,7 +16,7 @@ from aligncut_cli.demo.scenes import CATEGORIES, SIZE
 from aligncut_cli.store.kinds.tsne import Tsne
 from aligncut_cli.store.read import open_store
 from aligncut_cli.viz.canvas import INK, PAPER, Pixels
-from aligncut_cli.viz.figures import add_legend, name_bottom, new_figure, save_figure
+from aligncut_cli.viz.figures import add_legend, key_line, name_bottom, new_figure, save_figure
 from aligncut_cli.viz.fonts import choose_font
 from aligncut_cli.viz.style import COLOURS as LINES
 from aligncut_cli.viz.style import FigureStyle
@@ -101,10 +101,11 @@ def plot_by_layer(found: Mapping[str, Any]) -> Figure:
         row[0].set_ylabel(f"mIoU, {label}", fontsize=STYLE.small)
     for axis, model in zip(axes[0], models, strict=True):
         axis.set_title(model, fontsize=STYLE.font_size)
-    key = axes[0][0]
-    for run, colour in zip(SIDE_BY_SIDE, LINES, strict=False):
-        key.plot([], [], "o-", color=colour, markersize=2.5, label="shuffled alignment" if run == "shuffled" else run)
-    key.plot([], [], ":", color="#777777", label="other photos' masks")
+    further = [
+        key_line("shuffled alignment" if run == "shuffled" else run, colour, marker="o")
+        for run, colour in zip(SIDE_BY_SIDE, LINES, strict=False)
+    ]
+    further.append(key_line("other photos' masks", "#777777", ":"))
     name_bottom(axes, 2 * len(models), "layer", style=STYLE)
-    add_legend(figure, style=STYLE, columns=len(SIDE_BY_SIDE) + 1)
+    add_legend(figure, style=STYLE, columns=len(further), further=further)
     return figure

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,9 @@ import torch
 from torch import Tensor
 
 from aligncut_cli.maths.encoding import average_slots, iterate_slots
+from aligncut_cli.maths.response_axes import find_response_axes, fit_slots_to_axes
 from aligncut_cli.maths.ridge import (
     PENALTIES,
-    KernelRidge,
     RidgeFit,
     SlotStatistics,
     choose_penalty,
@@ -29,9 +30,6 @@ Index = npt.NDArray[np.int64]
 # A start that beats the mean response on the validation images by fewer standard errors than this is shrunk.
 MIN_STANDARD_ERRORS = 2.0
 
-# Axes along which less of the largest axis' variance is predicted are rounding errors.
-_MIN_VARIANCE = 1e-6
-
 # Most of the channels that may be axes of the responses; the others keep what L_eigen wants kept.
 _AXES_SHARE = 0.5
 
@@ -42,9 +40,6 @@ OWN_SHARE = 0.2
 
 # Tokens from which a slot's leading directions and lengths are measured.
 _MEASURED_TOKENS = 4096
-
-# Directions of the kernel that carry the responses' axes; more change nothing that survives the penalty.
-_MAX_DIRECTIONS = 2048
 
 
 @dataclass(frozen=True)
@@ -69,86 +64,10 @@ class AlignmentStart:
     gain: tuple[float, float] = (0.0, 0.0)
 
 
-def find_response_axes(
-    ridge: KernelRidge,
-    penalty: float,
-    targets: Float,
-    train: Index,
-    *,
-    n_axes: int,
-    voxels_per_block: int,
-) -> Tensor:
-    """Principal axes of the responses that the ridge predicts (reduced-rank regression).
-
-    targets : (images, voxels) with mean 0 over the training images
-    n_axes  : at most this many
-    returns : (axes, voxels) orthonormal rows, most predicted variance first
-    """
-    n_voxels = targets.shape[1]
-    n_kept = min(len(train), _MAX_DIRECTIONS)
-    basis = ridge.eigenvectors[:, -n_kept:] * (ridge.eigenvalues * ridge.shrink(penalty))[-n_kept:]
-    # Predictions are orthonormal @ reduced, so reduced (directions x voxels) has their singular values and axes.
-    reduced = basis.new_empty(n_kept, n_voxels)
-    for start in range(0, n_voxels, voxels_per_block):
-        part = slice(start, start + voxels_per_block)
-        reduced[:, part] = basis.T @ torch.from_numpy(targets[train, part]).to(basis)
-    wide = n_voxels > n_kept
-    variances, vectors = torch.linalg.eigh(reduced @ reduced.T if wide else reduced.T @ reduced)
-    n_axes = min(n_axes, int((variances > _MIN_VARIANCE * variances[-1]).sum()))
-    axes = vectors[:, len(variances) - n_axes :].T
-    if wide:
-        # The Gram matrix squares what is small, so orthogonality is restored, from the largest axis on.
-        axes = torch.linalg.qr((axes @ reduced).flip(0).T).Q.T.flip(0)
-    axes = axes.flip(0)
-    largest = axes.gather(1, axes.abs().argmax(dim=1, keepdim=True))
-    signed: Tensor = (axes * torch.where(largest < 0, -1.0, 1.0)).contiguous()
-    return signed
-
-
-def fit_slots_to_axes(
-    pooled: Sequence[Float],
-    statistics: Sequence[SlotStatistics],
-    split: ImageSplit,
-    targets: Tensor,
-    validation_targets: Tensor,
-    *,
-    progress: Callable[[int, int], None] | None = None,
-) -> tuple[list[Tensor], Tensor, Tensor]:
-    """Ridge from every slot alone to the same targets, each with its own penalty chosen on the validation images.
-
-    pooled             : per model (layers, images, D_i)
-    targets            : (train, axes); validation_targets (validation, axes)
-    returns            : per slot (D_i, axes), and the slots' average prediction of targets and validation_targets
-    """
-    weights: list[Tensor] = []
-    average, validation_average = torch.zeros_like(targets), torch.zeros_like(validation_targets)
-    for number, (_, _, features) in enumerate(iterate_slots(pooled)):
-        own = statistics[number]
-        x = torch.from_numpy((features[split.train] - own.mean) / own.spread).to(targets)
-        x_validation = torch.from_numpy((features[split.validation] - own.mean) / own.spread).to(targets)
-        values, vectors = torch.linalg.eigh(x.T @ x)
-        rotated = vectors.T @ (x.T @ targets)
-        basis = x_validation @ vectors
-        errors, shrinks = [], []
-        for penalty in PENALTIES:
-            strength = penalty * float(values[-1])
-            usable = 0 < strength < np.inf
-            shrinks.append(1 / (values.clamp(min=0) + strength) if usable else torch.zeros_like(values))
-            errors.append(float((validation_targets - (basis * shrinks[-1]) @ rotated).square().sum()))
-        weight = vectors @ (shrinks[int(np.argmin(errors))][:, None] * rotated)
-        average += x @ weight
-        validation_average += x_validation @ weight
-        weights.append(weight / own.spread)
-        if progress is not None:
-            progress(number + 1, len(statistics))
-    return weights, average / len(weights), validation_average / len(weights)
-
-
 def start_from_responses(
     pooled: Sequence[Float],
     statistics: Sequence[SlotStatistics],
-    ridge: KernelRidge,
-    penalty: float,
+    fit: RidgeFit,
     targets: Float,
     split: ImageSplit,
     nodes: Sequence[npt.NDArray[np.floating[Any]]],
@@ -166,37 +85,23 @@ def start_from_responses(
        and the readout does not look at them.
 
     pooled  : per model (layers, images, D_i)
-    ridge   : on the same features, its penalty the one chosen on the validation images
+    fit     : a ridge on the same features, its penalty the one chosen on the validation images
     targets : (images, voxels) with mean 0 over the training images
     nodes   : per model (layers, n, D_i) tokens of training images, the same ones in every slot
     """
-    most = max(1, int(universal_dim * _AXES_SHARE))
-    axes = find_response_axes(ridge, penalty, targets, split.train, n_axes=most, voxels_per_block=voxels_per_block)
-    if len(axes) == 0:
-        none = [torch.zeros(own.mean.shape[0], 0) for own in statistics]
-        return _assemble(none, axes, 0.0, (0.0, 0.0), statistics, nodes, universal_dim=universal_dim)
-    wanted = torch.from_numpy(targets[split.train]).to(axes) @ axes.T
-    validation_wanted = torch.from_numpy(targets[split.validation]).to(axes) @ axes.T
-    weights, average, validation_average = fit_slots_to_axes(
-        pooled, statistics, split, wanted, validation_wanted, progress=progress
+    return _start_on_axes(
+        pooled,
+        statistics,
+        fit,
+        targets,
+        split,
+        nodes,
+        alone=partial(fit_slots_to_axes, pooled, statistics, split, progress=progress),
+        penalties=PENALTIES,
+        token_statistics=statistics,
+        universal_dim=universal_dim,
+        voxels_per_block=voxels_per_block,
     )
-    residual = wanted - average
-    rotated = ridge.eigenvectors.T @ residual
-    basis = ridge.open_basis(split.validation)
-    candidates = [validation_average + (basis * ridge.shrink(candidate)) @ rotated for candidate in PENALTIES]
-    errors = [float((validation_wanted - predicted).square().sum()) for predicted in candidates]
-    best = int(np.argmin(errors))
-    dual = ridge.eigenvectors @ (ridge.shrink(PENALTIES[best])[:, None] * rotated)
-    for number, (_, _, features) in enumerate(iterate_slots(pooled)):
-        own, factor = statistics[number], float(ridge.factors[number])
-        x = torch.from_numpy(features[split.train] - own.mean).to(axes)
-        weights[number] += factor**2 * (x.T @ dual)
-    null = float(validation_wanted.square().sum())
-    gain = _measure_gain(candidates[best], validation_wanted)
-    shrunk = _choose_shrinkage(candidates[best], validation_wanted, gain)
-    r2 = (1 - errors[-1] / null, 1 - errors[best] / null) if null > 0 else (0.0, 0.0)
-    start = _assemble(weights, axes, shrunk, r2, statistics, nodes, universal_dim=universal_dim)
-    return replace(start, gain=gain)
 
 
 def start_from_ridge(
@@ -220,24 +125,71 @@ def start_from_ridge(
     targets, nodes          : as of `start_from_responses`
     token_statistics        : what the tokens in `nodes` are centred by, where `pooled` is not as they are
     """
-    ridge, penalty = fit.ridge, fit.penalty
+
+    def predict_nothing(wanted: Tensor, validation_wanted: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
+        weights = [wanted.new_zeros(len(own.mean), wanted.shape[1]) for own in statistics]
+        return weights, torch.zeros_like(wanted), torch.zeros_like(validation_wanted)
+
+    return _start_on_axes(
+        pooled,
+        statistics,
+        fit,
+        targets,
+        split,
+        nodes,
+        alone=predict_nothing,
+        penalties=(fit.penalty,),
+        token_statistics=token_statistics,
+        universal_dim=universal_dim,
+        voxels_per_block=voxels_per_block,
+    )
+
+
+def _start_on_axes(
+    pooled: Sequence[Float],
+    statistics: Sequence[SlotStatistics],
+    fit: RidgeFit,
+    targets: Float,
+    split: ImageSplit,
+    nodes: Sequence[npt.NDArray[np.floating[Any]]],
+    *,
+    alone: Callable[[Tensor, Tensor], tuple[list[Tensor], Tensor, Tensor]],
+    penalties: Sequence[float],
+    token_statistics: Sequence[SlotStatistics],
+    universal_dim: int,
+    voxels_per_block: int,
+) -> AlignmentStart:
+    """Find the axes of the responses, let slots predict them alone, and fit jointly what that leaves over.
+
+    alone     : given the training and validation images along the axes, what `fit_slots_to_axes` returns
+    penalties : for the joint fit, of which the validation images choose
+    """
+    ridge = fit.ridge
     most = max(1, int(universal_dim * _AXES_SHARE))
-    axes = find_response_axes(ridge, penalty, targets, split.train, n_axes=most, voxels_per_block=voxels_per_block)
+    axes = find_response_axes(ridge, fit.penalty, targets, split.train, n_axes=most, voxels_per_block=voxels_per_block)
     if len(axes) == 0:
         none = [torch.zeros(own.mean.shape[0], 0) for own in statistics]
         return _assemble(none, axes, 0.0, (0.0, 0.0), token_statistics, nodes, universal_dim=universal_dim)
     wanted = torch.from_numpy(targets[split.train]).to(axes) @ axes.T
     validation_wanted = torch.from_numpy(targets[split.validation]).to(axes) @ axes.T
-    shrunken = ridge.shrink(penalty)[:, None] * (ridge.eigenvectors.T @ wanted)
-    predicted = ridge.open_basis(split.validation) @ shrunken
-    dual = ridge.eigenvectors @ shrunken
-    weights = []
+    weights, average, validation_average = alone(wanted, validation_wanted)
+    rotated = ridge.eigenvectors.T @ (wanted - average)
+    basis = ridge.open_basis(split.validation)
+    candidates = [validation_average + (basis * ridge.shrink(penalty)) @ rotated for penalty in penalties]
+    null, separate, *errors = [
+        float((validation_wanted - predicted).square().sum())
+        for predicted in (torch.zeros_like(validation_wanted), validation_average, *candidates)
+    ]
+    best = int(np.argmin(errors))
+    dual = ridge.eigenvectors @ (ridge.shrink(penalties[best])[:, None] * rotated)
     for number, (_, _, features) in enumerate(iterate_slots(pooled)):
-        x = torch.from_numpy(features[split.train] - statistics[number].mean).to(axes)
-        weights.append(float(ridge.factors[number]) ** 2 * (x.T @ dual))
-    gain = _measure_gain(predicted, validation_wanted)
-    shrunk = _choose_shrinkage(predicted, validation_wanted, gain)
-    start = _assemble(weights, axes, shrunk, (0.0, gain[0]), token_statistics, nodes, universal_dim=universal_dim)
+        own, factor = statistics[number], float(ridge.factors[number])
+        x = torch.from_numpy(features[split.train] - own.mean).to(axes)
+        weights[number] += factor**2 * (x.T @ dual)
+    gain = _measure_gain(candidates[best], validation_wanted)
+    shrunk = _choose_shrinkage(candidates[best], validation_wanted, gain)
+    r2 = (1 - separate / null, 1 - errors[best] / null) if null > 0 else (0.0, 0.0)
+    start = _assemble(weights, axes, shrunk, r2, token_statistics, nodes, universal_dim=universal_dim)
     return replace(start, gain=gain)
 
 

@@ -123,6 +123,11 @@ class ConceptMoments:
             deviation = block - mean
             self._combine(int(concept), len(block), mean, deviation.T @ deviation)
 
+    def merge(self, other: ConceptMoments) -> None:
+        """Add the moments of other tokens of the same concepts."""
+        for concept in np.flatnonzero(other.counts):
+            self._combine(int(concept), int(other.counts[concept]), other.means[concept], other.scatter[concept])
+
     def _combine(self, concept: int, count: int, mean: Floats, scatter: Floats) -> None:
         before = self.counts[concept]
         total = before + count

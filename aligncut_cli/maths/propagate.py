@@ -182,6 +182,29 @@ class ResidualReport:
     n_rows: int
 
 
+@dataclass
+class ResidualSums:
+    """What some nodes add to the rows that are checked; sums of parts are added up in an order that is fixed.
+
+    image   : (N, C) sum_j A_ij d_j^-1/2 x_j
+    degrees : (N,) sum_j A_ij
+    noise   : (N, signs, C) the same sum as the image, each x_j times what one draw of signs makes of e_j
+    seen    : nodes
+    """
+
+    image: torch.Tensor
+    degrees: torch.Tensor
+    noise: torch.Tensor
+    seen: int
+
+    def merge(self, other: ResidualSums) -> None:
+        """Add the sums over other nodes, in place."""
+        self.image += other.image
+        self.degrees += other.degrees
+        self.noise += other.noise
+        self.seen += other.seen
+
+
 class ResidualCheck:
     """Residual of N random rows of the full graph, from one stream over all nodes.
 
@@ -218,13 +241,15 @@ class ResidualCheck:
         self._n_nodes = n_nodes
         signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(_SIGN_DRAWS, len(carried)))
         self._signs = torch.from_numpy(signs.astype(np.float32)).to(carried.device)
-        self._sums = torch.zeros_like(self._carried)
-        self._noise = self._carried.new_zeros(len(carried), _SIGN_DRAWS, self._carried.shape[1])
-        self._degrees = torch.zeros(len(carried), dtype=torch.float64, device=carried.device)
-        self._seen = 0
 
-    def add(self, unit_block: torch.Tensor, block: torch.Tensor) -> None:
-        """Add a block of nodes; every node must come exactly once, in any order.
+    def no_sums(self) -> ResidualSums:
+        """Return the sums over no nodes."""
+        sums = torch.zeros_like(self._carried)
+        noise = self._carried.new_zeros(len(sums), _SIGN_DRAWS, sums.shape[1])
+        return ResidualSums(sums, torch.zeros_like(sums[:, 0]), noise, 0)
+
+    def add(self, sums: ResidualSums, unit_block: torch.Tensor, block: torch.Tensor) -> None:
+        """Add a block of nodes to some sums, in place.
 
         unit_block : (n, D) unit or zero rows
         block      : (n, C) their rows of the carried eigenvectors
@@ -233,26 +258,26 @@ class ResidualCheck:
             tile = affinity_between(self._rows, unit_block[low : low + _TILE].to(torch.float32))
             mean = tile.mean(dim=0)
             scaled = block[low : low + _TILE].to(torch.float32) / (mean * self._n_nodes).sqrt()[:, None]
-            self._sums += (tile @ scaled).double()
-            self._degrees += tile.sum(dim=1).double()
+            sums.image += (tile @ scaled).double()
+            sums.degrees += tile.sum(dim=1).double()
             errors = (tile / mean - 1).T @ self._signs.T / len(self._rows)
-            self._noise += (tile @ (errors[:, :, None] * scaled[:, None]).flatten(1)).double().view_as(self._noise)
-        self._seen += len(block)
+            sums.noise += (tile @ (errors[:, :, None] * scaled[:, None]).flatten(1)).double().view_as(sums.noise)
+        sums.seen += len(block)
 
-    def result(self) -> ResidualReport:
-        """Return the residuals; refuses when not every node was added."""
-        if self._seen != self._n_nodes:
-            raise BadInput(f"{self._seen:,} of {self._n_nodes:,} nodes were added to the residual check")
-        image = self._sums / self._degrees.sqrt()[:, None]
+    def result(self, sums: ResidualSums) -> ResidualReport:
+        """Return the residuals; refuses sums in which not every node came once."""
+        if sums.seen != self._n_nodes:
+            raise BadInput(f"{sums.seen:,} of {self._n_nodes:,} nodes were added to the residual check")
+        image = sums.image / sums.degrees.sqrt()[:, None]
         x, values = self._carried, self._eigenvalues
         size = x.norm(dim=0)
         residual = (image - x * values).norm(dim=0) / (values.abs() * size)
         rayleigh = (x * image).sum(dim=0) / size**2
-        noise = self._noise_size() / (values.abs() * size)
+        noise = self._noise_size(sums) / (values.abs() * size)
         return ResidualReport(residual.cpu().numpy(), noise.cpu().numpy(), rayleigh.cpu().numpy(), len(x))
 
-    def _noise_size(self) -> torch.Tensor:
+    def _noise_size(self, sums: ResidualSums) -> torch.Tensor:
         """Return the root of the expected square (C,) of what the estimated degrees add to S x over the rows."""
         n = len(self._rows)
-        square = (self._noise / self._degrees.sqrt()[:, None, None]).square().sum(dim=0).mean(dim=0) / 4
+        square = (sums.noise / sums.degrees.sqrt()[:, None, None]).square().sum(dim=0).mean(dim=0) / 4
         return (square * (1 - n / self._n_nodes) * (n / max(n - 1, 1))).sqrt()

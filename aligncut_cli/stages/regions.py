@@ -5,17 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from aligncut_cli.store.kinds.alignment import EVERY_VOXEL
+
 LATE = 10
 SUBJECT = re.compile(r"^.*\.(?=[^.]+$)")
 """What stands before a region's name where there are several subjects."""
 
 
 def order_regions(names: Sequence[str]) -> list[str]:
-    """Return regions from early to late: V1, V2, V3, ... by their number, then the rest in their order."""
+    """Return regions from early to late: V1, V2, V3, ... by their number, the rest in their order, all voxels last."""
 
     def number(name: str) -> int:
         found = re.match(r"h?V(\d)", SUBJECT.sub("", name))
-        return int(found[1]) if found else LATE
+        return int(found[1]) if found else LATE + (name == EVERY_VOXEL)
 
     return sorted(names, key=number)
 

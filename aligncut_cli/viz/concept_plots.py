@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from aligncut_cli.viz.canvas import Pixels
-from aligncut_cli.viz.figures import add_legend, add_scale, list_axes, name_bottom, new_figure
+from aligncut_cli.viz.figures import add_legend, add_scale, key_line, list_axes, name_bottom, new_figure
 from aligncut_cli.viz.style import COLOURS, FigureStyle
 from aligncut_cli.viz.transition_plots import cover, draw_circle, name_map_axes
 
@@ -182,11 +182,9 @@ def plot_activations(
         axis.axhline(0, color="#bbbbbb", linewidth=0.6, zorder=0)
         axis.set_title(rois[index], fontsize=style.font_size)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    for number, model in enumerate(layers):
-        every[0].plot([], [], "-", color=COLOURS[number % len(COLOURS)], label=style.name(model))
-    every[0].plot([], [], "-", color="#777777", label="foreground")
-    every[0].plot([], [], "--", color="#777777", label="background")
-    add_legend(figure, style=style, columns=keys)
+    further = [key_line(style.name(model), COLOURS[number % len(COLOURS)]) for number, model in enumerate(layers)]
+    further += [key_line("foreground", "#777777"), key_line("background", "#777777", "--")]
+    add_legend(figure, style=style, columns=keys, further=further)
     name_bottom(axes, len(rois), "layer", style=style)
     figure.supylabel("mean activation (unit of the responses)", fontsize=style.font_size)
     return figure

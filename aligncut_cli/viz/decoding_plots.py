@@ -8,9 +8,10 @@ from math import ceil
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from aligncut_cli.viz.figures import add_legend, add_scale, list_axes, name_bottom, new_figure
+from aligncut_cli.viz.figures import add_legend, add_scale, key_line, list_axes, name_bottom, new_figure
 from aligncut_cli.viz.style import COLOURS, FigureStyle
 
 Floats = NDArray[np.float64]
@@ -78,13 +79,14 @@ def plot_neurons(
         axis.plot(sizes, values, "o-", color=COLOURS[0], markersize=2.5, linewidth=1)
         axis.set_title(style.name(name), fontsize=style.font_size)
         axis.set_ylim(bottom=0)
-    key = axes[0][0]
-    key.plot([], [], "o-", color=COLOURS[0], markersize=2.5, linewidth=1, label="most responsive")
-    key.plot([], [], "-", color=_GREY, linewidth=1, label="random, median")
-    key.fill_between([], [], [], color=_GREY, alpha=0.3, linewidth=0, label="random, 95 %")
+    keys = [
+        key_line("most responsive", COLOURS[0], marker="o"),
+        key_line("random, median", _GREY),
+        Patch(color=_GREY, alpha=0.3, linewidth=0, label="random, 95 %"),
+    ]
     figure.supylabel("top-1", fontsize=style.font_size)
     name_bottom(axes, len(top), "neurons", style=style)
-    add_legend(figure, style=style, columns=3)
+    add_legend(figure, style=style, columns=3, further=keys)
     return figure
 
 
@@ -96,13 +98,13 @@ def plot_runs(runs: Sequence[RunBar], *, chance: float, style: FigureStyle, cont
     axis.barh(rows, [run.value for run in runs], height=0.65, color=COLOURS[0])
     for row, run in zip(rows, runs, strict=True):
         axis.plot([run.low, run.high], [row, row], "|-", color="black", linewidth=0.9, markersize=4)
-    axis.plot([], [], color="black", linewidth=0.9, label="95 % interval over images")
+    interval = key_line("95 % interval over images", "black", width=0.9)
     axis.axvline(chance, color=_GREY, linestyle="--", linewidth=1, label="guessing")
     axis.set_yticks(rows, [style.name(run.name) for run in runs], fontsize=style.small)
     axis.invert_yaxis()
     axis.set_xlim(left=0)
     axis.set_xlabel("top-1", fontsize=style.font_size)
-    add_legend(figure, style=style, columns=2)
+    add_legend(figure, style=style, columns=2, further=[interval])
     return figure
 
 

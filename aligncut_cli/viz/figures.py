@@ -9,6 +9,7 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from aligncut_cli.controls import describe_controls
 from aligncut_cli.viz.style import CONTROL, MM_PER_INCH, FigureStyle
@@ -55,9 +56,21 @@ def add_scale(figure: Figure, image: Any, axes: Sequence[Any], label: str, *, st
     bar.outline.set_linewidth(0.6)
 
 
-def add_legend(figure: Figure, *, style: FigureStyle, columns: int, title: str = "") -> None:
-    """Put the legend of all that has a label below the axes, with what has to be said of all of it."""
+def key_line(label: str, colour: str, dashes: Any = "-", *, marker: str = "", width: float = 1.0) -> Line2D:
+    """Return a line for a legend that no axis draws."""
+    return Line2D([], [], color=colour, linestyle=dashes, marker=marker, markersize=2.5, linewidth=width, label=label)
+
+
+def add_legend(
+    figure: Figure, *, style: FigureStyle, columns: int, title: str = "", further: Sequence[Any] = ()
+) -> None:
+    """Put the legend of all that has a label below the axes, with what has to be said of all of it.
+
+    further : labelled lines and areas that no axis draws
+    """
+    drawn = [handle for axis in figure.axes for handle in axis.get_legend_handles_labels()[0]]
     legend = figure.legend(
+        handles=[*drawn, *further],
         loc="outside lower center",
         ncols=columns,
         fontsize=style.small,

@@ -17,8 +17,8 @@ from aligncut_cli.viz.style import COLOURS, FigureStyle
 Floats = NDArray[np.float64]
 HEIGHT, TESTS = 78.0, 30.0
 """Height of the flow, and of the scores below it, mm."""
-PATCH, BAR = 0.36, 0.05
-"""Most of a column that a patch takes, and half of what a node's bar takes."""
+PATCH, LARGEST, BAR = 0.36, 6.0, 0.05
+"""Most of a column that a patch takes, the most of its side in mm, and half of what a node's bar takes of a column."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def plot_flow(
     figure, axes = new_figure(rows, 1, style=style, height=height, controls=controls, sharex=True, gridspec_kw=ratios)
     axis = axes[0][0]
     column = (style.width - 14) / len(layers)
-    side = min(PATCH * column, 8.0)
+    side = min(PATCH * column, LARGEST)
     _draw_flow(axis, flow, across=side / column, down=side / HEIGHT, style=style)
     axis.set_yticks([])
     axis.spines["left"].set_visible(False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from math import ceil
 from pathlib import Path
@@ -38,7 +39,8 @@ def draw_matrices(
     columns = style.columns(len(matrices), least=PANEL + names, beside=SCALE)
     rows = ceil(len(matrices) / columns)
     side = (style.width - SCALE) / columns - names - 2
-    height = rows * (side + names + 2.5 * style.line)
+    wraps = {title: textwrap.wrap(title, max(12, int(side / style.letter))) for title in matrices}
+    height = rows * (side + names + (1.5 + max(map(len, wraps.values()))) * style.line)
     figure, axes = new_figure(rows, columns, style=style, height=height, controls=controls)
     fit = max(1, int(side / (0.9 * style.line)))
     step = max(1, ceil(len(labels) / fit))
@@ -47,7 +49,7 @@ def draw_matrices(
     colours = "RdBu_r" if low < 0 else "viridis"
     for axis, (title, matrix) in zip(shown, matrices.items(), strict=True):
         image = axis.imshow(matrix, vmin=low, vmax=1, cmap=colours, interpolation="nearest", aspect="auto")
-        axis.set_title(title, fontsize=style.font_size)
+        axis.set_title("\n".join(wraps[title]), fontsize=style.font_size)
         axis.set_xticks(ticks, [labels[i] for i in ticks], rotation=90, fontsize=style.small)
         axis.set_yticks(ticks, [labels[i] for i in ticks], fontsize=style.small)
     add_scale(figure, image, shown, label, style=style)

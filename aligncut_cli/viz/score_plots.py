@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from aligncut_cli.viz.figures import add_legend, add_scale, list_axes, name_bottom, new_figure
+from aligncut_cli.viz.figures import add_legend, add_scale, key_line, list_axes, name_bottom, new_figure
 from aligncut_cli.viz.style import COLOURS, FigureStyle
 
 Floats = NDArray[np.float64]
@@ -64,13 +64,11 @@ def plot_scores(lines: Sequence[ScoreLine], *, title: str, style: FigureStyle, c
         axis.set_title(style.name(model), fontsize=style.font_size)
         axis.set_ylim(0, 1.02)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    key = axes[0][0]
-    for number, label in enumerate(labels):
-        key.plot([], [], "o-", color=COLOURS[number % len(COLOURS)], markersize=2.5, linewidth=1, label=label)
+    keys_of = [key_line(label, COLOURS[number % len(COLOURS)], marker="o") for number, label in enumerate(labels)]
     for dashes, name in (("-", "bound of the token grid"), (":", "shuffled: masks of other images"), ("--", "chance")):
         if name != "chance" or any(line.chance is not None for line in lines):
-            key.plot([], [], dashes, color="#888888", linewidth=1, label=name)
-    add_legend(figure, style=style, columns=keys, title=wrap_text(title, style))
+            keys_of.append(key_line(name, "#888888", dashes))
+    add_legend(figure, style=style, columns=keys, title=wrap_text(title, style), further=keys_of)
     figure.supylabel("mIoU", fontsize=style.font_size)
     name_bottom(axes, len(models), "layer", style=style)
     return figure
@@ -109,13 +107,13 @@ def plot_roi_scores(scores: Sequence[RoiScore], *, style: FigureStyle, controls:
         if found:
             look = {"color": colour, "markersize": 3 if sign == "D" else 9, "linestyle": "none", "label": label}
             axis.plot(*np.array(found, float).T, sign, **look)
-    axis.plot([], [], color="black", linewidth=0.9, label="95 % interval over images")
+    interval = key_line("95 % interval over images", "black", width=0.9)
     axis.axvline(0, color="#888888", linewidth=0.6)
     axis.set_yticks(rows, [score.roi for score in scores], fontsize=style.small)
     axis.invert_yaxis()
     axis.set_xlabel("R2 on held-out images (1 is exact)", fontsize=style.font_size)
     columns = 4 if style.width > 120 else 2
-    add_legend(figure, style=style, columns=columns)
+    add_legend(figure, style=style, columns=columns, further=[interval])
     return figure
 
 

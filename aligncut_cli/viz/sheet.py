@@ -125,8 +125,11 @@ def _draw_scale(canvas: Canvas, scale: Scale, top: float) -> float:
     canvas.tiles.append(Tile(GAP, top, width, style.line, scale.colours))
     for share, text, align in zip((0.0, 0.5, 1.0), scale.ends, ("left", "middle", "right"), strict=True):
         canvas.lines.append(Line(GAP + share * width, top + style.line + GAP / 4, text, style.small, align=align))
-    canvas.lines.append(Line(width + 3 * GAP, top, scale.label, style.font_size))
-    return top + 2 * style.line + GAP
+    left = width + 3 * GAP
+    parts = textwrap.wrap(scale.label, max(8, int((style.width - left) / style.letter)))
+    for number, part in enumerate(parts):
+        canvas.lines.append(Line(left, top + number * style.line, part, style.font_size))
+    return top + max(2, len(parts)) * style.line + GAP
 
 
 def _draw_keys(canvas: Canvas, keys: Sequence[Key], top: float) -> float:

@@ -66,7 +66,7 @@ def main() -> None:
     chosen = choose_penalty(ridge, responses, split, voxels_per_block=VOXELS_PER_BLOCK)
     total += 2 * mark(f"penalty chosen, validation R2 {chosen.validation_r2:.4f}")
     start_maps = start_from_responses(
-        *(pooled, statistics, ridge, chosen.penalty, responses, split, nodes[0]),
+        *(pooled, statistics, chosen, responses, split, nodes[0]),
         universal_dim=params.channels,
         voxels_per_block=VOXELS_PER_BLOCK,
     )

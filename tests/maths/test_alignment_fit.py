@@ -67,9 +67,9 @@ def prepare(
         first = start_at_random(statistics, [2, 2], n_voxels=targets.shape[1], universal_dim=24, seed=0)
     elif state is None:
         ridge = decompose_kernel(pooled, statistics, split.train, equalize=True, device=CPU)
-        penalty = choose_penalty(ridge, targets, split, voxels_per_block=64).penalty
+        chosen = choose_penalty(ridge, targets, split, voxels_per_block=64)
         first = start_from_responses(
-            pooled, statistics, ridge, penalty, targets, split, nodes, universal_dim=24, voxels_per_block=64
+            pooled, statistics, chosen, targets, split, nodes, universal_dim=24, voxels_per_block=64
         )
     else:
         first = state

@@ -8,12 +8,12 @@ from aligncut_cli.maths.alignment_start import (
     OWN_SHARE,
     AlignmentStart,
     find_leading_directions,
-    find_response_axes,
     start_at_random,
     start_from_consensus,
     start_from_responses,
 )
 from aligncut_cli.maths.encoding import average_slots, iterate_slots
+from aligncut_cli.maths.response_axes import find_response_axes, fit_slots_to_axes
 from aligncut_cli.maths.ridge import PENALTIES, RidgeFit, choose_penalty, decompose_kernel, measure_slot
 from aligncut_cli.maths.split_images import ImageSplit, split_images
 
@@ -46,7 +46,7 @@ def start(pooled: list[np.ndarray], targets: np.ndarray, split: ImageSplit, *, u
     statistics = [measure_slot(features, split.train) for _, _, features in iterate_slots(pooled)]
     nodes = [features[:, split.train] for features in pooled]
     return start_from_responses(
-        pooled, statistics, fit.ridge, fit.penalty, targets, split, nodes,
+        pooled, statistics, fit, targets, split, nodes,
         universal_dim=universal_dim, voxels_per_block=7,
     )  # fmt: skip
 
@@ -62,6 +62,41 @@ def test_axes_are_the_principal_ones_of_the_predicted_responses(n_voxels: int) -
     expected = np.linalg.svd(predicted)[2][:4]
     np.testing.assert_allclose(np.abs((axes * expected).sum(axis=1)), 1, atol=1e-5)
     np.testing.assert_allclose(axes @ axes.T, np.eye(4), atol=1e-8)
+
+
+def test_penalties_of_single_slots_are_weakened_together_until_their_average_predicts_best() -> None:
+    """Against dense ridges of every slot under every penalty, and all their averages."""
+    pooled, targets, split = make_data(signal=0.4)
+    rng = np.random.default_rng(3)
+    noisy = [(model + model.std() * rng.standard_normal(model.shape)).astype(np.float32) for model in pooled]
+    statistics = [measure_slot(features, split.train) for _, _, features in iterate_slots(noisy)]
+    wanted, validation = (
+        torch.from_numpy(targets[rows].astype(np.float64)) for rows in (split.train, split.validation)
+    )
+    weights, average, validation_average = fit_slots_to_axes(noisy, statistics, split, wanted, validation)
+    slots, chosen = [], []
+    for own, (_, _, features) in zip(statistics, iterate_slots(noisy), strict=True):
+        x = (features.astype(np.float64) - own.mean) / own.spread
+        kernel = x[split.train].T @ x[split.train]
+        strength = np.linalg.eigvalsh(kernel)[-1]
+        slots.append((x, [
+            np.linalg.solve(kernel + penalty * strength * np.eye(len(kernel)), x[split.train].T @ targets[split.train])
+            if np.isfinite(penalty) else np.zeros((len(kernel), targets.shape[1])) for penalty in PENALTIES
+        ]))  # fmt: skip
+        errors = [np.square(x[split.validation] @ map_ - targets[split.validation]).sum() for map_ in slots[-1][1]]
+        chosen.append(int(np.argmin(errors)))
+    best = (np.inf, 0)
+    for steps in range(len(PENALTIES)):
+        at = [own if own == len(PENALTIES) - 1 else max(0, own - steps) for own in chosen]
+        predicted = np.mean([x[split.validation] @ maps[own] for (x, maps), own in zip(slots, at, strict=True)], axis=0)
+        best = min(best, (float(np.square(predicted - targets[split.validation]).sum()), steps))
+    assert best[1] > 0
+    at = [own if own == len(PENALTIES) - 1 else max(0, own - best[1]) for own in chosen]
+    for rows, ours in ((split.train, average), (split.validation, validation_average)):
+        expected = np.mean([x[rows] @ maps[own] for (x, maps), own in zip(slots, at, strict=True)], axis=0)
+        np.testing.assert_allclose(ours, expected, atol=1e-5)
+    for weight, own, (_, maps), penalty in zip(weights, statistics, slots, at, strict=True):
+        np.testing.assert_allclose(weight * own.spread, maps[penalty], atol=1e-4 * np.abs(maps[penalty]).max())
 
 
 def test_there_are_no_more_axes_than_the_features_can_predict() -> None:

@@ -87,9 +87,10 @@ def test_moments_equal_a_list_of_all_activations(rng):
     members[:, 2] = False
     members[17, 2] = True
     readout = rng.normal(size=(6, 9)).astype(np.float32)
-    moments = ConceptMoments(4, 6)
+    moments, others = ConceptMoments(4, 6), ConceptMoments(4, 6)
     for at in range(0, 300, 7):
-        moments.add(tokens[at : at + 7], members[at : at + 7])
+        (moments if at < 150 else others).add(tokens[at : at + 7], members[at : at + 7])
+    moments.merge(others)
     mean, deviation = moments.activate(readout)
     assert moments.counts.tolist() == members.sum(0).tolist()
     for concept in range(3):

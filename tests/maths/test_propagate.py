@@ -192,9 +192,12 @@ def test_the_residual_check_over_all_rows_is_the_dense_residual():
     root = np.sqrt(graph.sum(axis=1))
     image = graph / root[:, None] / root[None, :] @ carried
     check = ResidualCheck(unit, torch.from_numpy(carried), eigenvalues=solution.eigenvalues, n_nodes=300, seed=0)
+    total = check.no_sums()
     for part in torch.randperm(300, generator=torch.Generator().manual_seed(0)).split(70):
-        check.add(unit[part], torch.from_numpy(carried)[part])
-    report = check.result()
+        sums = check.no_sums()
+        check.add(sums, unit[part], torch.from_numpy(carried)[part])
+        total.merge(sums)
+    report = check.result(total)
     size = np.linalg.norm(carried, axis=0)
     expected = np.linalg.norm(image - carried * solution.eigenvalues, axis=0) / size / solution.eigenvalues
     assert np.allclose(report.residuals, expected, rtol=1e-4)
@@ -213,8 +216,8 @@ def test_some_random_rows_estimate_the_residual_of_all():
 
     def residuals(carried: torch.Tensor) -> np.ndarray:
         check = ResidualCheck(unit[rows], carried[rows], eigenvalues=solution.eigenvalues, n_nodes=3000, seed=0)
-        check.add(unit, carried)
-        return check.result().residuals
+        check.add(sums := check.no_sums(), unit, carried)
+        return check.result(sums).residuals
 
     assert residuals(exact).max() < 0.15
     # White noise of norm 0.3 is in the residual as it is: S damps it to nearly nothing.
@@ -244,9 +247,10 @@ def test_the_noise_floor_is_the_residual_of_an_exact_solution(n_rows):
     for seed in range(20):
         rows = torch.randperm(1200, generator=torch.Generator().manual_seed(seed))[:n_rows]
         check = ResidualCheck(unit[rows], carried[rows], eigenvalues=solution.eigenvalues, n_nodes=1200, seed=seed)
+        sums = check.no_sums()
         for part in torch.arange(1200).split(500):
-            check.add(unit[part], carried[part])
-        floors.append(check.result().noise)
+            check.add(sums, unit[part], carried[part])
+        floors.append(check.result(sums).noise)
     found = np.sqrt(np.square(floors).mean(axis=0))
     assert np.allclose(found, expected_noise_naively(unit, solution, n_rows), rtol=0.15)
 
@@ -262,8 +266,8 @@ def test_perturbed_eigenvectors_lie_clearly_above_the_noise_floor_and_exact_ones
         rows = torch.randperm(1200, generator=torch.Generator().manual_seed(100 + seed))[:100]
         for name, carried in (("exact", exact), ("noisy", noisy)):
             check = ResidualCheck(unit[rows], carried[rows], eigenvalues=solution.eigenvalues, n_nodes=1200, seed=seed)
-            check.add(unit, carried)
-            report = check.result()
+            check.add(sums := check.no_sums(), unit, carried)
+            report = check.result(sums)
             ratios[name].append(report.residuals / report.noise)
     # The error of all degrees has few directions, so single draws scatter about the floor.
     assert np.sqrt(np.square(ratios["exact"]).mean()) == pytest.approx(1, abs=0.2)
@@ -274,9 +278,9 @@ def test_perturbed_eigenvectors_lie_clearly_above_the_noise_floor_and_exact_ones
 def test_a_residual_check_of_part_of_the_nodes_is_refused():
     unit = clustered(50)
     check = ResidualCheck(unit[:5], torch.ones(5, 2), eigenvalues=np.ones(2), n_nodes=50, seed=0)
-    check.add(unit[:40], torch.ones(40, 2))
+    check.add(sums := check.no_sums(), unit[:40], torch.ones(40, 2))
     with pytest.raises(BadInput, match="40 of 50"):
-        check.result()
+        check.result(sums)
     with pytest.raises(BadInput, match="0 rows"):
         ResidualCheck(unit[:0], torch.ones(0, 2), eigenvalues=np.ones(2), n_nodes=50, seed=0)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,9 @@ from aligncut_cli.maths.split_images import ImageSplit, split_images
 from aligncut_cli.params import AlignParams
 from aligncut_cli.stages.align.data import NodeSample
 from aligncut_cli.stages.align.fit import FALLBACK_MARGIN, FitData, choose_fallback, fit_alignment, fit_settings
+from aligncut_cli.store.read import open_store
+from tests.conftest import aligncut
+from tests.planted import plant_latent, write_features
 
 N_IMAGES, N_VOXELS, DIM = 240, 12, 40
 
@@ -40,7 +45,8 @@ def make_data(*, signal: float = 1.0, n_images: int = N_IMAGES) -> tuple[FitData
     tokens = (pooled[:, :, None] + 0.5 * rng.standard_normal((2, n_images, 4, 16))).astype(np.float16)
     nodes = NodeSample([tokens[:, split.train].reshape(2, -1, 16)], [tokens[:, split.validation].reshape(2, -1, 16)])
     listener = Listener()
-    data = FitData([pooled], responses.astype(np.float32), nodes, split, device=torch.device("cpu"), console=listener)
+    targets, cpu = responses.astype(np.float32), torch.device("cpu")
+    data = FitData([pooled], targets, nodes, split, device=cpu, console=listener, warn=listener.warn)
     return data, split, listener
 
 
@@ -140,3 +146,24 @@ def test_the_warning_of_a_shrunk_start_says_what_was_tested() -> None:
     for part in (f"{len(split.validation)} validation images", f"{start.gain[0]:.3f}", f"{start.gain[1]:.3f}"):
         assert part in said
     assert f"starts at {start.shrunk:.2f}" in said
+
+
+def test_what_fits_warned_of_is_in_the_record_and_said_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fits start at random maps here, and so lose to the ridge; shrunk starts are of responses without a signal."""
+    tokens, responses = plant_latent()
+    features = write_features(tmp_path / "f.zarr", tokens, grid=(2, 2))
+    np.save(tmp_path / "r.npy", responses)
+    np.save(tmp_path / "noise.npy", np.random.default_rng(1).standard_normal(responses.shape).astype(np.float32))
+    fit = ["align", features, "--universal-dim", 24, "--nodes", 60, "--eigenvectors", 4, "--epochs", 0, "--draws", 20]
+    shrunk = [*fit, "-o", tmp_path / "n.zarr", "--responses", tmp_path / "noise.npy", "--seeds", 2]
+    first = aligncut(*shrunk)
+    assert first.code == 0, first.err
+    (warned,) = (text for text in open_store(tmp_path / "n.zarr").record["warned"] if "tested was" in text)
+    assert warned.startswith("2 of 2 fits warn; the first: ")
+    real = FitData.start
+    monkeypatch.setattr(FitData, "start", lambda self, kind, **given: real(self, "random", **given))
+    replaced = [*fit, "-o", tmp_path / "a.zarr", "--responses", tmp_path / "r.npy"]
+    said = [aligncut(*replaced).err, aligncut(*replaced).err, aligncut("inspect", tmp_path / "a.zarr").out]
+    (warned,) = open_store(tmp_path / "a.zarr").record["warned"]
+    assert "the ridge's maps" in warned
+    assert [text.count(f"warning: {warned}") for text in said] == [1, 1, 1]

@@ -5,13 +5,19 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from aligncut_cli.viz.concept_plots import plot_activations
+from aligncut_cli.viz.decoding_plots import RunBar, plot_neurons, plot_runs
 from aligncut_cli.viz.labels import safe_colours, voc_colours
+from aligncut_cli.viz.score_plots import RoiScore, ScoreLine, plot_roi_scores, plot_scores
+from aligncut_cli.viz.sheet import Scale, draw_sheet
+from aligncut_cli.viz.style import FigureStyle
 from tests.conftest import aligncut, done
 
 MM = 25.4
@@ -136,3 +142,37 @@ def test_the_background_and_eight_classes_are_told_apart_without_red_or_green_co
 def test_no_two_of_sixty_classes_have_one_colour_and_voc_has_its_own() -> None:
     assert len(np.unique(safe_colours(60), axis=0)) == 60
     np.testing.assert_array_equal(voc_colours(3), [[0, 0, 0], [128, 0, 0], [0, 128, 0]])
+
+
+STYLE = FigureStyle("png", 85.0, 100, 7.0, {})
+
+
+def test_legends_name_what_is_drawn_and_no_axis_has_an_empty_line() -> None:
+    line = ScoreLine("run", "clip", [0, 1], np.array([[0.2, 0.4]]), np.array([0.1, 0.1]), np.array([0.1, 0.1]), 0.9)
+    scores = RoiScore("V1", 0.3, 0.2, 0.4, 0.25, 0.6)
+    layers, means = {"clip": [0, 1]}, {"clip": np.zeros((2, 3, 1))}
+    shown = [
+        (plot_scores([line], title="t", style=STYLE, controls=()), "bound of the token grid"),
+        (plot_roi_scores([scores], style=STYLE, controls=()), "95 % interval over images"),
+        (plot_activations(["V1"], layers, means, means, style=STYLE, controls=()), "background"),
+        (plot_neurons([5, 9], {"run": np.ones(2)}, {"run": np.ones((2, 4))}, style=STYLE, controls=()), "random, 95 %"),
+        (plot_runs([RunBar("run", 0.5, 0.4, 0.6)], chance=0.1, style=STYLE, controls=()), "95 % interval over images"),
+    ]  # fmt: skip
+    for figure, label in shown:
+        texts = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+        assert label in texts
+        assert len(texts) == len(set(texts))
+        assert all(len(line.get_xdata()) for axis in figure.axes for line in axis.lines)
+
+
+def test_what_a_scale_says_stays_within_the_sheet() -> None:
+    """The label beside the scale is broken into lines that end before the right edge."""
+    label = "cosine; beyond the ends as at the ends"
+    scale = Scale(np.zeros((1, 3, 3), np.uint8), ("-1", "0", "1"), label)
+    for width in (40.0, 85.0, 180.0):
+        style = replace(STYLE, width=width)
+        sheet = draw_sheet([], title="", style=style, controls=(), scale=scale)
+        parts = [line for line in sheet.lines if line.text in label and line.size == style.font_size]
+        assert " ".join(line.text for line in parts) == label
+        assert all(line.x + len(line.text) * style.letter <= width for line in parts)
+        assert all(line.y + style.line <= sheet.height + 1e-9 for line in parts)

@@ -417,7 +417,8 @@ def test_patches_that_drive_the_channels_of_an_area_are_those_of_a_loop(
 def test_areas_stand_from_early_to_late() -> None:
     from aligncut_cli.stages.regions import order_regions
 
-    assert order_regions(["EBA", "V4", "FBA", "V1", "OPA", "V3", "V2"]) == ["V1", "V2", "V3", "V4", "EBA", "FBA", "OPA"]
+    given = ["all", "EBA", "V4", "FBA", "V1", "OPA", "V3", "V2"]
+    assert order_regions(given) == ["V1", "V2", "V3", "V4", "EBA", "FBA", "OPA", "all"]
 
 
 def test_an_alignment_that_cannot_say_which_channels_matter_leaves_the_sheet_out_and_says_so(

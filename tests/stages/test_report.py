@@ -328,6 +328,9 @@ def test_bars_are_means_over_the_voxels_of_each_roi_beside_the_ceiling(findings:
     np.testing.assert_allclose(bars["values"], [r2[:3].mean(), r2[4:6].mean(), r2.mean()], rtol=1e-4)
     assert [mark["name"] for mark in bars["marks"]] == ["noise ceiling", "ridge regression"]
     np.testing.assert_allclose(bars["marks"][0]["values"], 0.5)
+    scores = open_store(findings.parent / "a.zarr").record["summary"]["scores"]
+    for end, values in zip(("r2_low", "r2_high"), bars["intervals"], strict=True):
+        np.testing.assert_allclose(values, [scores[name][end] for name in bars["labels"]], rtol=1e-4)
 
 
 def test_activations_are_shown_by_slot_and_roi(findings: Path) -> None:

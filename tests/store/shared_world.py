@@ -68,8 +68,8 @@ def commands(world: Path) -> dict[str, Sequence[object]]:
     }
 
 
-ALONE = ("f.zarr", "concepts")
-"""Outputs with a single block of photos, and those whose passes add to what went before: one process makes them."""
+ALONE = ("f.zarr",)
+"""Outputs with a single block of photos: one process makes them."""
 
 
 def summary_of(output: Path) -> object:

@@ -16,7 +16,7 @@ from aligncut_cli.stages.align.scores import COLUMNS
 from aligncut_cli.stages.regions import order_regions, place_regions
 from aligncut_cli.stages.style import read_style
 from aligncut_cli.store.folder import write_csv
-from aligncut_cli.store.kinds.alignment import CEILING, CONSENSUS_R2, EVERY_VOXEL, SLOT_SCORES, Alignment
+from aligncut_cli.store.kinds.alignment import CEILING, CONSENSUS_R2, SLOT_SCORES, Alignment
 from aligncut_cli.store.phases import Phase, single_step
 from aligncut_cli.store.read import Store, collect_controls
 from aligncut_cli.store.run import Outcome, Plan, Work
@@ -89,11 +89,10 @@ class AlignFigures:
         write_csv(folder / "layers.csv", header, table, controls=self.controls)
         places = place_regions(rois)
         self._draw("layers", [rois[at] for at in places], {name: values[:, places] for name, values in heat.items()})
-        shown = [EVERY_VOXEL, *(roi for roi in order_regions(list(scores)) if roi != EVERY_VOXEL)]
         ceiling = self._read_ceiling()
         bars = [
             RoiScore(roi, own["r2"], own.get("r2_low"), own.get("r2_high"), own.get("ridge_r2"), ceiling.get(roi))
-            for roi, own in ((roi, scores.get(roi, {})) for roi in shown)
+            for roi, own in ((roi, scores[roi]) for roi in order_regions(list(scores)))
             if own.get("r2") is not None
         ]
         if bars:

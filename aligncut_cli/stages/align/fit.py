@@ -60,6 +60,7 @@ class FitData:
     targets         : (images, voxels) responses, z-scored over the training images by `mean` and `deviation` (voxels,)
     nodes           : tokens for the regularizers
     split           : which images fit, stop, and are scored
+    warn            : is told where the responses help a fit little
     """
 
     def __init__(
@@ -71,9 +72,10 @@ class FitData:
         *,
         device: torch.device,
         console: Console,
+        warn: Callable[[str], None],
     ) -> None:
         self.pooled, self.nodes, self.split = pooled, nodes, split
-        self.device, self.console = device, console
+        self.device, self.console, self.warn = device, console, warn
         self.mean, self.deviation = standardize_responses(responses, split.train)
         self.targets = responses
         self.statistics = [measure_slot(values, split.train) for _, _, values in iterate_slots(pooled)]
@@ -154,8 +156,7 @@ class FitData:
             start = start_from_responses(
                 self.pooled,
                 self.statistics,
-                ridge.ridge,
-                ridge.penalty,
+                ridge,
                 self.targets,
                 self.split,
                 self.nodes.train,
@@ -165,7 +166,7 @@ class FitData:
             )
         if start.shrunk < 1:
             gain, error = start.gain
-            self.console.warn(
+            self.warn(
                 f"tested was whether the closed-form start has a lower squared error than the mean response on the "
                 f"{len(self.split.validation)} validation images: it is lower by {gain:.3f} of that error, standard "
                 f"error {error:.3f}, which is less than {MIN_STANDARD_ERRORS:g} of these; so the fit starts at "
@@ -314,7 +315,7 @@ def fit_alignment(
     other = begin(fallback(), replace(settings, epochs=0))
     if other.best_record.validation_r2 <= reached:
         return fit
-    console.warn(
+    data.warn(
         f"on the {len(data.split.validation)} validation images the fit has R2 {reached:.3f} and a ridge on the same "
         f"features {wanted:.3f}; the ridge's maps (R2 {other.best_record.validation_r2:.3f}) are kept in its place"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -99,6 +100,7 @@ class AlignStage:
         self.n_runs = len({job.run for job in self.jobs})
         self.writer = Writer(work.staging)
         self._last: tuple[tuple[int, int], FitData] | None = None
+        self._warned: list[str] = []
 
     def plan(self) -> Plan:
         """Return the bytes of all inputs and of the larger of ridge and fit."""
@@ -107,6 +109,8 @@ class AlignStage:
         pooled = data.n_channels * data.n_images * 4
         nodes = data.n_channels * 2 * NODE_TOKENS * NODE_IMAGES
         kernel = 8 if len(split.train) <= PRECISE_IMAGES else 4
+        widths = [data.channels[model.name] for model in data.models for _ in model.layers]
+        slots = 8 * sum(width * (width + self.params.channels // 2 + len(split.validation)) for width in widths)
         predicted = 4 * 4 * len(split.test) * data.n_voxels
         shared = 0 if self.params.target == "brain" else estimate_memory(data.features, self.params)
         return Plan(
@@ -114,7 +118,13 @@ class AlignStage:
             + pooled
             + nodes
             + 2 * data.n_images * data.n_voxels * 4
-            + max(6 * maps * 4, 4 * kernel * data.n_images * len(split.train), predicted * self.params.folds, shared),
+            + max(
+                6 * maps * 4,
+                4 * kernel * data.n_images * len(split.train),
+                2 * kernel * data.n_images * len(split.train) + slots,
+                predicted * self.params.folds,
+                shared,
+            ),
             disk=(6 + len(self.jobs)) * maps * 4 + predicted * len(self.jobs),
             notes={
                 "images": data.n_images,
@@ -162,6 +172,7 @@ class AlignStage:
                 split,
                 device=self.device,
                 console=self.console,
+                warn=self._warned.append,
             )
             self._last = (key, made)
         return self._last[1]
@@ -174,6 +185,7 @@ class AlignStage:
 
     def _fit(self, index: int, job: Job, data: FitData) -> None:
         """Make one fit from its checkpoint or its start, keep its maps, and what it predicts of the test images."""
+        self._warned.clear()
         fit = fit_alignment(
             data,
             fit_settings(self.params, job.seed),
@@ -203,13 +215,32 @@ class AlignStage:
             "between_models": measure_agreement(data.nodes.validation, fit.best.weights, self.data.features.axes.names),
         }
         write_json(self.work.wip / f"fit-{job.number}.json", record)
+        write_json(self._warnings_of(job, "maps"), self._warned)
 
     def _start(self, job: Job, data: FitData) -> AlignmentStart:
         if self.params.target == "brain":
-            return data.start(self.params.start, universal_dim=self.params.channels, seed=job.seed)
+            start = data.start(self.params.start, universal_dim=self.params.channels, seed=job.seed)
+            write_json(self._warnings_of(job, "start"), self._warned)  # a fit that goes on does not start again
+            self._warned.clear()
+            return start
         saved = load_file(self.work.scratch / f"consensus-{job.fold}.safetensors")
         weights = [saved[model.name] for model in self.data.models]
         return data.start_inside(weights, turn=self.params.target == "both")
+
+    def _warnings_of(self, job: Job, part: str) -> Path:
+        """Return where it is kept what a fit warned of: of its `start`, or of the `maps` that were kept."""
+        return self.work.wip / f"warned-{part}-{job.number}.json"
+
+    def _gather_warnings(self) -> list[str]:
+        """Return what the fits warned of; where there are several, how many of them, in the words of the first."""
+        gathered = []
+        for part in ("start", "maps"):
+            files = [self._warnings_of(job, part) for job in self.jobs]
+            found = [text for file in files if file.exists() for text in json.loads(file.read_text(encoding="utf-8"))]
+            if found:
+                several = f"{len(found)} of {len(self.jobs)} fits warn; the first: " if len(self.jobs) > 1 else ""
+                gathered.append(several + found[0])
+        return gathered
 
     def _find_consensus(self, index: int, fold: int, data: None) -> None:
         """Find what the slots share on a fold's training images; the maps wait for the fits."""
@@ -282,6 +313,7 @@ class AlignStage:
         if summary["test_images"] < FEW_IMAGES:
             few = f"{summary['test_images']} test images are too few for scores and intervals to say much"
             warned.insert(0, few)
+        warned += self._gather_warnings()
         return self.work.finish(
             models=self.data.features.axes.names,
             summary=summary,

@@ -16,8 +16,8 @@ from aligncut_cli.store.provenance import Identity
 from aligncut_cli.store.read import Store, open_store
 from aligncut_cli.store.run import Outcome, Work
 
-VERSION = 3
-FIGURES_VERSION = 2
+VERSION = 4
+FIGURES_VERSION = 3
 
 
 def run(

@@ -47,6 +47,9 @@ def describe_alignment(store: Store, files: Files) -> list[PageBlock]:
         for key, label, sign in (("ceiling", "noise ceiling", "upright"), ("ridge R²", "ridge regression", "diamond"))
         if key in scores
     ]
+    known = store.record["summary"].get("scores") or {}
+    ends = [finite([known.get(name, {}).get(end, np.nan) for name in names]) for end in ("r2_low", "r2_high")]
+    intervals = {"intervals": ends} if any(value is not None for end in ends for value in end) else {}
     about = (
         "The bar is R² averaged over the ROI's voxels: 1 minus the squared error over the responses' squared deviation "
         "from their own mean on these images. 1 is exact; a constant prediction reaches 0 at most. "
@@ -63,6 +66,7 @@ def describe_alignment(store: Store, files: Files) -> list[PageBlock]:
             "labels": names,
             "yLabel": "R²",
             "values": finite([scores["R²"][name] for name in names]),  # type: ignore[misc]
+            **intervals,
             "marks": marks,
         },
         table_block("Scores of every brain area", header, rows, open=False),

@@ -1,7 +1,7 @@
 """Passes over a slot's patches: each concept's members are counted, their features added up, the nearest patches found.
 
-Memory is bounded: three blocks of a slot at a time, and for each concept a matrix of channels by channels, from which
-mean and deviation of any number of voxels follow.
+Slots do not need each other; what they give is added up in their order. Memory is bounded: three blocks of a slot at a
+time, and for each concept a matrix of channels by channels, from which follow mean and deviation of any voxels.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class SlotMembers:
 
 
 class Members:
-    """Adds up members slot by slot, in order; sums so far are kept after each slot, under its number.
+    """Adds up the members of each slot, which are kept under its number until all slots are there.
 
     space     : features of the slots' names are read from it; None to count members and find patches only
     slots     : on the map
@@ -75,10 +75,10 @@ class Members:
         return min(self.source.images_per_chunk[model], max(of_features, LEAST_IMAGES))
 
     def add(self, index: int, centres: Centres) -> None:
-        """Add the members of one slot to the sums of those before it, and keep its patches nearest to each centre."""
+        """Add up the members of one slot, and keep its patches nearest to each centre."""
         slot, axes = self.slots[index], self.source.axes
         n_concepts = len(centres.places)
-        moments = None if self.space is None else self.load_moments(index - 1, n_concepts)
+        moments = None if self.space is None else self._no_moments(n_concepts)
         nearest, counts = NearestTokens(n_concepts, self.n_nearest), np.zeros(n_concepts, np.int64)
         width = 0 if self.space is None else self.space.n_channels_stored(slot.model)
         sums = np.zeros((n_concepts, width))
@@ -96,7 +96,6 @@ class Members:
                     sums += members[chosen].T.astype(np.float64) @ rows.astype(np.float64)
                     moments.add(self.space.map_rows(rows, slot).cpu().numpy(), members[chosen])
                 progress.advance(axes.n_block_nodes(block))
-        self._forget(index - 2)  # those of the slot before stay: where this one is interrupted, it begins with them
         if moments is not None:
             np.savez(self._moments(index), counts=moments.counts, means=moments.means, scatter=moments.scatter)
         found = SlotMembers(counts, sums, nearest.distance, nearest.image, nearest.token)
@@ -110,13 +109,18 @@ class Members:
             return coords, None
         return coords, load_patches(self.space, Block(self.space.axes.slot(str(slot)), images))
 
-    def load_moments(self, index: int, n_concepts: int) -> ConceptMoments:
-        """Return the sums over all slots up to one, -1 for none."""
-        moments = ConceptMoments(n_concepts, 0 if self.space is None else self.space.width(comparable=True))
-        if index >= 0:
+    def _no_moments(self, n_concepts: int) -> ConceptMoments:
+        return ConceptMoments(n_concepts, 0 if self.space is None else self.space.width(comparable=True))
+
+    def add_moments(self, n_concepts: int) -> ConceptMoments:
+        """Return the moments over all slots, added in their order, so that they do not depend on who found them."""
+        total = self._no_moments(n_concepts)
+        for index in range(len(self.slots)):
+            own = self._no_moments(n_concepts)
             with np.load(self._moments(index)) as saved:
-                moments.counts, moments.means, moments.scatter = saved["counts"], saved["means"], saved["scatter"]
-        return moments
+                own.counts, own.means, own.scatter = saved["counts"], saved["means"], saved["scatter"]
+            total.merge(own)
+        return total
 
     def load_slots(self) -> list[SlotMembers]:
         """Return what every slot gives, in their order."""
@@ -132,6 +136,3 @@ class Members:
 
     def _slot(self, index: int) -> Path:
         return self.folder / f"slot-{index}.npz"
-
-    def _forget(self, index: int) -> None:
-        self._moments(index).unlink(missing_ok=True)

@@ -9,15 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from aligncut_cli.console import Console
 from aligncut_cli.errors import BadInput, UsageError
 from aligncut_cli.maths.concepts import CENTRE_RULE, RADIUS_RULE
-from aligncut_cli.maths.device import resolve_device
-from aligncut_cli.params import ConceptsParams, RunOptions
+from aligncut_cli.params import ConceptsParams
 from aligncut_cli.stages.concepts.controls import ControlFits
 from aligncut_cli.stages.concepts.members import Members
 from aligncut_cli.stages.concepts.patches import draw_patches
 from aligncut_cli.stages.concepts.tables import Findings, Readout
+from aligncut_cli.stages.device import settle_device
 from aligncut_cli.stages.patches import Centres, place_concepts
 from aligncut_cli.stages.photos import Photos
 from aligncut_cli.stages.space import FeatureSpace
@@ -47,12 +46,10 @@ class ConceptsStage:
         alignment: Store | None,
         against: Sequence[Store],
         params: ConceptsParams,
-        options: RunOptions,
-        console: Console,
         *,
         photos: Path | str | None,
     ) -> None:
-        self.work, self.params, self.console = work, params, console
+        self.work, self.params, self.console = work, params, work.console
         self.source = Tsne(source)
         self.axes = source.axes
         self.style = read_style(params, source.axes.names)
@@ -66,7 +63,7 @@ class ConceptsStage:
         if alignment is not None and self.alignment is not None and self.alignment.has_readout:
             if features is None:
                 raise UsageError("--alignment needs --features", do="Give the features that the map was made of.")
-            self.space = FeatureSpace.universal(features, alignment, resolve_device(options.device))
+            self.space = FeatureSpace.universal(features, alignment, settle_device(work))
             self.space.require()
             self._require_same_nodes(self.space)
             self.fits = ControlFits(against, self.alignment, self.space, self.slots)
@@ -75,7 +72,7 @@ class ConceptsStage:
                 "--controls needs an alignment with a readout", do="Give --alignment A.zarr, fitted to responses."
             )
         self.members = Members(
-            self.source, self.space, self.slots, work.scratch, n_nearest=params.patches, console=console
+            self.source, self.space, self.slots, work.scratch, n_nearest=params.patches, console=work.console
         )
 
     def _require_same_nodes(self, space: FeatureSpace) -> None:
@@ -107,14 +104,14 @@ class ConceptsStage:
             stored = max(self.space.n_channels_stored(slot.model) for slot in self.slots)
             memory += 3 * k * channels**2 * 8 + voxels * (channels * 24 + k * 80) + rows * channels * 20
             memory += self.fits.count * k * 40 + k * len(self.slots) * stored * 8 + channels * stored * 12
-            disk += 2 * k * channels**2 * 8 + 2 * k * voxels * 8
+            disk += len(self.slots) * k * channels**2 * 8 + 2 * k * voxels * 8
         return Plan(memory=memory, disk=disk, notes={"slots": len(self.slots), "images": len(self.photos)})
 
     def phases(self) -> Sequence[Phase[Any]]:
-        """Return the phases in order; members are added to those of the slots before, so these follow each other."""
+        """Return the phases in order."""
         return [
             single_step("centres", self._place_centres),
-            Phase("members", self.slots, self._add_members),
+            Phase("members", self.slots, self._add_members, parallel=True),
             single_step("tables", self._write_tables),
         ]
 
@@ -150,7 +147,7 @@ class ConceptsStage:
         centres, members = self._load_centres(), self.members.load_slots()
         readout = None
         if self.space is not None and self.alignment is not None:
-            moments = self.members.load_moments(len(self.slots) - 1, len(centres.places))
+            moments = self.members.add_moments(len(centres.places))
             readout = Readout.of(moments, self.alignment, members, self.fits)
         found = Findings(centres, self.slots, members, readout, self.params.least_tokens)
         found.write(folder, style=self.style, controls=self.controls)

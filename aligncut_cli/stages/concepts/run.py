@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from aligncut_cli.console import Console
@@ -10,10 +11,10 @@ from aligncut_cli.errors import UsageError
 from aligncut_cli.params import ConceptsParams, RunOptions, as_record
 from aligncut_cli.store.phases import Stage, run_stage
 from aligncut_cli.store.provenance import Identity
-from aligncut_cli.store.read import open_store
+from aligncut_cli.store.read import Store, open_store
 from aligncut_cli.store.run import Outcome, Work
 
-VERSION = 3
+VERSION = 4
 
 
 def run(
@@ -49,9 +50,19 @@ def run(
         extra=({} if photos is None else {"photos": str(photos)}) | ({} if not against else {"controls": len(against)}),
     )
 
-    def build(work: Work) -> Stage:
-        from aligncut_cli.stages.concepts.phases import ConceptsStage
-
-        return ConceptsStage(work, source, rows, aligned, against, params, options, console, photos=photos)
-
+    build = partial(_build, source, rows, aligned, against, params, photos)
     return run_stage(identity, options, console, inputs=[store.path for store in stores], build=build)
+
+
+def _build(
+    source: Store,
+    features: Store | None,
+    alignment: Store | None,
+    against: Sequence[Store],
+    params: ConceptsParams,
+    photos: Path | str | None,
+    work: Work,
+) -> Stage:
+    from aligncut_cli.stages.concepts.phases import ConceptsStage
+
+    return ConceptsStage(work, source, features, alignment, against, params, photos=photos)

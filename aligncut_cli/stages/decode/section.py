@@ -28,8 +28,6 @@ def _bars(summary: dict[str, Any]) -> PageBlock:
     runs = summary["runs"]
     chance = summary["chance"]["top1"]
     marks = [
-        {"name": "95 % from", "sign": "diamond", "values": finite([run["top1"][1] for run in runs])},
-        {"name": "to", "sign": "diamond", "values": finite([run["top1"][2] for run in runs])},
         {"name": "guessing", "sign": "upright", "values": finite([chance for _ in runs])},
     ]
     return {
@@ -37,10 +35,11 @@ def _bars(summary: dict[str, Any]) -> PageBlock:
         "title": "How often the seen image comes first",
         "about": f"{summary['images']:,} images, each held out once and looked for among {summary['candidates']:,} "
         "that were held out with it. A run called shuffled was fitted anew to images and responses that do not belong "
-        "together. Diamonds are the ends of the 95 % interval; the upright line is guessing.",
+        "together. The upright line is guessing.",
         "labels": [run["run"] for run in runs],
         "yLabel": "top-1",
         "values": finite([run["top1"][0] for run in runs]),
+        "intervals": [finite([run["top1"][end] for run in runs]) for end in (1, 2)],
         "marks": marks,
     }
 

@@ -22,7 +22,7 @@ from aligncut_cli.params import EigsParams
 from aligncut_cli.stages.device import settle_device
 from aligncut_cli.stages.eigs.basis import copy_solution, find_groups
 from aligncut_cli.stages.eigs.carry import EXTENSIONS, Extension, SolvedSample
-from aligncut_cli.stages.eigs.check import check_residual
+from aligncut_cli.stages.eigs.check import GraphCheck
 from aligncut_cli.stages.eigs.layout import Layout
 from aligncut_cli.stages.eigs.sample import GatheredParts, choose_candidates, choose_sample, gather_unit_rows
 from aligncut_cli.stages.eigs.shares import create_sums, measure_shares, write_sums
@@ -100,6 +100,7 @@ class EigsStage:
         self.writer, self.scratch = Writer(work.staging), Writer(work.scratch)
         by_slot = work.spread and base is None
         self.gathered = GatheredParts(work.scratch, self.layout.groups) if by_slot else None
+        self.check = GraphCheck(self.space, self.layout, self.writer, work.scratch, params, work.console)
         self._extension: tuple[int, Extension] | None = None
 
     def phases(self) -> Sequence[Phase[Any]]:
@@ -119,7 +120,8 @@ class EigsStage:
             )
             phases.append(rotate)
         if self.params.check:
-            phases.append(Phase("check", groups, self._check, parallel=True))
+            phases.append(Phase("checked rows", groups, self._choose_checked, parallel=True))
+            phases.append(Phase("check", self.check.parts, self._check, parallel=True))
         return phases
 
     def _gathering(self) -> Sequence[Phase[Any]]:
@@ -329,22 +331,11 @@ class EigsStage:
         rotated = (values.astype(np.float64) @ transform).astype(np.float32)
         self._write_final(block, rotated)
 
-    def _check(self, index: int, group: int, data: None) -> None:
-        """Measure the residual of random rows of the full graph, against all its nodes."""
-        name, slots = self.layout.groups[group]
-        report = check_residual(
-            self.space,
-            self.writer,
-            slots,
-            self.layout.blocks_of(group),
-            eigenvalues=self.writer.read(EIGENVALUES.at(), group),
-            dim=self.layout.dim,
-            n_rows=self.params.check,
-            seed=self.params.seed,
-            console=self.console,
-            label=f"check {name}",
-        )
-        write_json(self.work.wip / f"check-{group}.json", report)
+    def _choose_checked(self, index: int, group: int, data: None) -> None:
+        self.check.choose(group)
+
+    def _check(self, index: int, part: tuple[int, Slot], data: None) -> None:
+        self.check.add(index)
 
     # ending
 
@@ -369,10 +360,7 @@ class EigsStage:
         if not exact and self.params.extend == "knn":
             summary["search"] = json.loads((self.work.wip / "search.json").read_text())
         if self.params.check:
-            summary["check"] = {
-                name: json.loads((self.work.wip / f"check-{group}.json").read_text())
-                for group, name in enumerate(self.layout.names)
-            }
+            summary["check"] = {name: self.check.report(group) for group, name in enumerate(self.layout.names)}
         return self.work.finish(
             models=self.axes.names,
             summary=summary,

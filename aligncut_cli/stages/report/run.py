@@ -13,7 +13,7 @@ from aligncut_cli.store.provenance import Identity
 from aligncut_cli.store.read import Store, open_store
 from aligncut_cli.store.run import Outcome, Work
 
-VERSION = 2
+VERSION = 3
 
 
 def run(stores: Sequence[Path], params: ReportParams, options: RunOptions, console: Console) -> Outcome:

@@ -42,6 +42,7 @@
   const drawSections = (main) => {
     const built = main.sections.map((section) => {
       const node = element("section", { id: `section-${section.id}`, "aria-labelledby": `title-${section.id}` }, element("h2", { id: `title-${section.id}` }, section.title), element("p", { class: "lead" }, section.lead));
+      aligncut.shareScales(section.parts.flatMap((part) => part.blocks).filter((block) => block.kind === "bars"));
       for (const part of section.parts) {
         if (section.parts.length > 1 || part.controls.length) node.append(element("h3", {}, part.name));
         if (part.controls.length) node.append(element("p", { class: "warning" }, `Control, not the real responses: ${part.controls.join(", ")}.`));

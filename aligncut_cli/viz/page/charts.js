@@ -79,12 +79,22 @@
 
   // ---- bars: rows of words and lengths, so that they read well on a phone and aloud
 
+  // One scale for bars of one title, whatever store they are of.
+  aligncut.shareScales = (blocks) => {
+    for (const title of new Set(blocks.map((block) => block.title))) {
+      const group = blocks.filter((block) => block.title === title);
+      const known = group.flatMap((block) => [...block.values, ...(block.intervals ?? []).flat(), ...block.marks.flatMap((mark) => mark.values)]).filter((v) => v !== null);
+      for (const block of group) Object.assign(block, { low: Math.min(0, ...known), high: Math.max(0.01, ...known) });
+    }
+  };
+
   const bars = (block) => {
-    const known = [...block.values, ...block.marks.flatMap((mark) => mark.values)].filter((v) => v !== null);
-    const low = Math.min(0, ...known);
-    const high = Math.max(0.01, ...known);
+    const { low, high } = block;
     const at = (v) => `${((v - low) / (high - low)) * 100}%`;
     const list = element("ul", { class: "bars" });
+    const step = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5].find((size) => (high - low) / size <= 6) ?? (high - low) / 5;
+    const ticks = [];
+    for (let k = Math.ceil(low / step); k * step <= high + 1e-9; k++) ticks.push(k * step);
     block.labels.forEach((label, i) => {
       const value = block.values[i];
       const zero = element("div", { class: "zero" });
@@ -96,18 +106,33 @@
         bar.style.width = `${(Math.abs(value) / (high - low)) * 100}%`;
         track.append(bar);
       }
+      const [from, to] = block.intervals ? [block.intervals[0][i], block.intervals[1][i]] : [null, null];
+      if (from !== null && to !== null) {
+        const whisker = element("div", { class: "whisker", title: `95 % interval: ${number(from)} to ${number(to)}` });
+        whisker.style.left = at(from);
+        whisker.style.width = `${((to - from) / (high - low)) * 100}%`;
+        track.append(whisker);
+      }
       block.marks.forEach((mark) => {
         if (mark.values[i] === null) return;
         const sign = element("div", { class: `mark ${mark.sign}`, title: `${mark.name}: ${number(mark.values[i])}` });
         sign.style.left = at(mark.values[i]);
         track.append(sign);
       });
-      const beside = block.marks.map((mark) => `${mark.name} ${number(mark.values[i])}`).join(", ");
+      const beside = [...(from === null || to === null ? [] : [`95 % interval ${number(from)} to ${number(to)}`]), ...block.marks.map((mark) => `${mark.name} ${number(mark.values[i])}`)].join(", ");
       list.append(
         element("li", {}, element("span", { class: "bar-label" }, label), track, element("span", { class: "bar-value" }, number(value), element("span", { class: "hidden-text" }, beside ? `, ${beside}` : ""))),
       );
     });
-    const keys = element("ul", { class: "legend" }, element("li", {}, element("span", { class: "swatch bar" }), block.yLabel), ...block.marks.map((mark) => element("li", {}, element("span", { class: `swatch mark ${mark.sign}` }), mark.name)));
+    const axis = element("div", { class: "track axis" });
+    for (const value of ticks) {
+      const tick = element("span", {}, String(Number(value.toFixed(2))));
+      tick.style.left = at(value);
+      axis.append(tick);
+    }
+    list.append(element("li", { class: "axis-row", "aria-hidden": "true" }, element("span", {}), axis, element("span", { class: "bar-value" }, block.yLabel)));
+    const interval = block.intervals ? [element("li", {}, element("span", { class: "swatch whisker" }), "95 % interval over images")] : [];
+    const keys = element("ul", { class: "legend" }, element("li", {}, element("span", { class: "swatch bar" }), block.yLabel), ...interval, ...block.marks.map((mark) => element("li", {}, element("span", { class: `swatch mark ${mark.sign}` }), mark.name)));
     return frame(block, keys, list);
   };
 

@@ -12,10 +12,11 @@
     };
   };
 
-  // Perceptually even, dark to bright, and readable without colour vision.
-  const heat = ramp("000004 1b0c41 4a0c6b 781c6d a52c60 cf4446 ed6925 fb9b06 f7d13d fcffa4");
+  // From -1, opposite, over 0 in white to 1, alike: the blue and orange of the printed maps, told apart by all eyes.
+  const diverging = ramp("003a5c 0072b2 86bcdc f4f4f4 f0ab78 d55e00 7a3300");
+  const heat = (value) => diverging((value + 1) / 2);
   const HEAT = new Uint8ClampedArray(256 * 3);
-  for (let i = 0; i < 256; i++) HEAT.set(heat(i / 255), 3 * i);
+  for (let i = 0; i < 256; i++) HEAT.set(diverging(i / 255), 3 * i);
 
   const layers = ramp("3b4cc0 6f92f3 aac7fd dddddd f7b89c e7745b b40426");
   const light = ramp("f3f6fa c6dbef 6baed6 2171b5 08306b");
@@ -72,7 +73,7 @@
     return context;
   };
 
-  // A canvas of one pixel per patch, painted by values in 0..1.
+  // A canvas of one pixel per patch, painted by values in -1..1.
   aligncut.heatGrid = (values, columns, rows) => {
     const canvas = document.createElement("canvas");
     canvas.width = columns;
@@ -80,7 +81,7 @@
     const context = canvas.getContext("2d");
     const image = context.createImageData(columns, rows);
     for (let i = 0; i < columns * rows; i++) {
-      const at = 3 * Math.round(255 * Math.min(1, Math.max(0, values[i])));
+      const at = 3 * Math.round(127.5 * (Math.min(1, Math.max(-1, values[i])) + 1));
       image.data[4 * i] = HEAT[at];
       image.data[4 * i + 1] = HEAT[at + 1];
       image.data[4 * i + 2] = HEAT[at + 2];

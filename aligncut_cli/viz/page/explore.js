@@ -91,7 +91,8 @@
     return { scores, ranks, above, total };
   };
 
-  const ranked = (values, summary) => values.map((value) => summary.ranks[Math.round((Math.min(1, Math.max(-1, value)) + 1) * 128)]);
+  // The share of patches that are no more similar, from -1 for none to 1 for all, so that the scale's middle is the median.
+  const ranked = (values, summary) => values.map((value) => 2 * summary.ranks[Math.round((Math.min(1, Math.max(-1, value)) + 1) * 128)] - 1);
 
   // ---- painting one picture
 
@@ -422,8 +423,8 @@
     const legend = $("legend");
     if (state.show === "similarity") {
       const bar = element("span", { class: "scale-bar", "aria-hidden": "true" });
-      bar.style.background = `linear-gradient(to right, ${[0, 0.2, 0.4, 0.6, 0.8, 1].map((t) => aligncut.css(aligncut.heat(t))).join(",")})`;
-      const ends = $("rank").checked ? ["least similar", "most similar"] : ["0 or less", "1"];
+      bar.style.background = `linear-gradient(to right, ${[-1, -0.67, -0.33, 0, 0.33, 0.67, 1].map((t) => aligncut.css(aligncut.heat(t))).join(",")})`;
+      const ends = $("rank").checked ? ["least similar", "most similar"] : ["-1", "1"];
       legend.replaceChildren(element("p", { class: "scale" }, ends[0], bar, ends[1], $("rank").checked ? "" : " cosine similarity"));
     } else if (state.show === "colours") {
       legend.replaceChildren(element("p", { class: "quiet" }, view.meaning));
