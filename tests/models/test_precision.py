@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from aligncut_cli.errors import UsageError
-from aligncut_cli.models import precision
 from aligncut_cli.models.backbone import load_backbone
 from aligncut_cli.models.precision import has_bf16_instructions, products_in, resolve_precision
 from aligncut_cli.models.registry import ModelSpec
@@ -90,7 +89,7 @@ def test_the_instructions_are_those_that_torch_names(monkeypatch: pytest.MonkeyP
         ({"avx512_bf16": True, "avx2": True}, True),
         ({"amx_bf16": False, "avx2": True}, False),
     ):
-        monkeypatch.setattr(precision.torch.cpu, "get_capabilities", lambda found=capabilities: found, raising=False)
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found, raising=False)
         assert has_bf16_instructions() is there
 
 
