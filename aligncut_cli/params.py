@@ -62,6 +62,11 @@ class ExtractParams(StageParams):
     sample_tokens: int | None = knob(
         None, "Save only this many random tokens per image: enough to fit `align`, not to draw pictures.", at_least=1
     )
+    precision: Literal["auto", "fp32", "bf16"] = knob(
+        "auto",
+        "What the models compute products in: float32 on a CPU and float16 on a GPU, or as said. bf16 is several times "
+        "faster on CPUs with AVX512-BF16 or AMX, and features differ by half a percent.",
+    )
     skip_bad: bool = knob(False, "Leave out images that cannot be decoded and list them in the store.")
 
 

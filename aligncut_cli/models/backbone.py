@@ -14,16 +14,11 @@ from torch import nn
 from aligncut_cli.errors import UsageError
 from aligncut_cli.maths.products import linear
 from aligncut_cli.models.build import build_model
+from aligncut_cli.models.precision import products_in, resolve_precision, round_linear_layers
 from aligncut_cli.models.registry import ModelSpec
 from aligncut_cli.models.sites import listen, taps_of
 from aligncut_cli.models.support import check_known, find_trunk, refuse
 from aligncut_cli.models.weights import WeightsRecord, load_model, preprocessing_of
-
-# What CUDA computes matrix products in. The tokens are stored as float16, so bfloat16 would spend 3 of their 11
-# significant bits for a range that they cannot use; the residual stream stays float32 under autocast either way. What
-# does overflow shows up in Features.finite.
-CUDA_PRECISION = torch.float16
-
 
 # What creating or running a model of timm's raises where an option or an input does not suit it.
 _UNSUITED = (TypeError, ValueError, RuntimeError, AttributeError, AssertionError, NotImplementedError, IndexError)
@@ -95,7 +90,10 @@ def describe_backbone(spec: ModelSpec, *, site: str = "attn") -> BackboneInfo:
 
 
 class Backbone:
-    """A loaded model that computes the chosen layers' features; made by `load_backbone`."""
+    """A loaded model that computes the chosen layers' features; made by `load_backbone`.
+
+    precision : (attribute) fp32, fp16 or bf16: what its matrix products are computed in
+    """
 
     def __init__(
         self,
@@ -106,16 +104,20 @@ class Backbone:
         layers: Sequence[int],
         device: torch.device,
         site: str = "attn",
+        precision: str = "auto",
     ) -> None:
         self.info = info
         self.weights_record = weights_record
         self.layers = tuple(layers)
         self.device, self._site = device, site
+        self.precision = resolve_precision(precision, device)
         self._trunk = find_trunk(model)
         self._trunk.blocks = self._trunk.blocks[: max(layers) + 1]
         self._model: Any = model.requires_grad_(False).eval().to(device)
-        if device.type == "cpu":
+        if device.type == "cpu" and self.precision == "fp32":
             _hasten_linear_layers(self._model)
+        elif device.type == "cpu":
+            round_linear_layers(self._model, self.precision)
         # (x / 255 - mean) / std as one multiplication and one addition
         mean, std = (torch.tensor(value).view(1, 3, 1, 1) for value in (info.mean, info.std))
         self._scale, self._shift = (1 / (255 * std)).to(device), (-mean / std).to(device)
@@ -151,8 +153,7 @@ class Backbone:
         blocks = [(self._trunk.blocks[layer], keep(index, layer)) for index, layer in enumerate(self.layers)]
         with contextlib.ExitStack() as stack:
             listen(stack, blocks, self._site)
-            if self.device.type == "cuda":
-                stack.enter_context(torch.autocast("cuda", dtype=CUDA_PRECISION))
+            stack.enter_context(products_in(self.precision, self.device))
             with contextlib.suppress(_EnoughError):
                 self._model.forward_features(self._normalise(images))
         return Features(tokens, pooled, finite)
@@ -177,19 +178,21 @@ def load_backbone(
     device: torch.device,
     announce: Callable[[str], None] | None = None,
     site: str = "attn",
+    precision: str = "auto",
 ) -> Backbone:
     """Load a model and its weights, and keep what the chosen layers need.
 
-    layers   : indices from 0, in the order of the result's first axis
-    seed     : of random weights
-    announce : is told, in a sentence, before something slow such as a download, and what the weights changed
-    site     : where in a block features are taken, see `sites.taps_of`
+    layers    : indices from 0, in the order of the result's first axis
+    seed      : of random weights
+    announce  : is told, in a sentence, before something slow such as a download, and what the weights changed
+    site      : where in a block features are taken, see `sites.taps_of`
+    precision : of matrix products, see `precision.resolve_precision`
     """
     info = describe_backbone(spec, site=site)
     check_layers(info, layers, name=spec.name)
     model, record = load_model(spec, seed=seed, announce=announce)
     info = replace(info, **preprocessing_of(model, spec)._asdict())
-    return Backbone(model, info, record, layers=layers, device=device, site=site)
+    return Backbone(model, info, record, layers=layers, device=device, site=site, precision=precision)
 
 
 def check_layers(info: BackboneInfo, layers: Sequence[int], *, name: str) -> None:

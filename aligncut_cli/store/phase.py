@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -23,7 +24,8 @@ class Phase(Generic[B]):
 
     name     : in plans and markers
     blocks   : what is computed one by one
-    compute  : given a block's index, the block and its input; the block is written when it returns
+    compute  : given a block's index, the block and its input; the block is written when it returns, or
+    write    : given a block's index, the block and what `compute` returned, writes it while the next is computed
     load     : reads a block's input in a background thread, two blocks ahead of the computing
     feed     : in place of `load`: given the indices to compute, gives the input of each, in order
     unit     : what the progress counts; where it is empty the phase shows none, or its own
@@ -37,7 +39,7 @@ class Phase(Generic[B]):
 
     name: str
     blocks: Sequence[B]
-    compute: Callable[[int, B, Any], None]
+    compute: Callable[[int, B, Any], Any]
     load: Callable[[B], Any] | None = None
     feed: Callable[[Sequence[int]], AbstractContextManager[Iterator[Any]]] | None = None
     unit: str = ""
@@ -47,6 +49,7 @@ class Phase(Generic[B]):
     parallel: bool = False
     part: Callable[[int], int] | None = None
     together: int = 1
+    write: Callable[[int, B, Any], None] | None = None
 
 
 def single_step(name: str, compute: Callable[[], None]) -> Phase[None]:
@@ -60,7 +63,8 @@ def node_phase(
     blocks: Sequence[Block],
     *,
     load: Callable[[Block], Any],
-    compute: Callable[[int, Block, Any], None],
+    compute: Callable[[int, Block, Any], Any],
+    write: Callable[[int, Block, Any], None],
     part: Callable[[int], int] | None = None,
 ) -> Phase[Block]:
     """Return a phase over blocks of nodes that are independent of each other; see `Phase`."""
@@ -74,6 +78,7 @@ def node_phase(
         detail=lambda block: str(block.slot),
         parallel=True,
         part=part,
+        write=write,
     )
 
 
@@ -101,6 +106,61 @@ def feed_blocks(phase: Phase[Any], pending: Sequence[int], stack: contextlib.Exi
         return [None] * len(pending)
     load, blocks = phase.load, phase.blocks
     return read_ahead(lambda i=i: load(blocks[i]) for i in pending)
+
+
+def compute_blocks(
+    phase: Phase[Any],
+    indices: Sequence[int],
+    *,
+    done: Callable[[int], None],
+    before: Callable[[], None] = lambda: None,
+) -> None:
+    """Compute blocks in order, each written while the next is computed where the phase has a `write`.
+
+    done   : is told each block's index once it is written, in order; also of the last before something went wrong
+    before : is called before each is computed
+    """
+    with contextlib.ExitStack() as stack:
+        inputs = feed_blocks(phase, indices, stack)
+        behind = stack.enter_context(_WriteBehind())
+        for index, data in zip(indices, inputs, strict=True):
+            before()
+            behind.follow(phase, index, phase.compute(index, phase.blocks[index], data), done)
+
+
+class _WriteBehind:
+    """Writes one block in a thread of its own; the next one waits for it, and so does the end."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1)
+        self._last: Future[None] | None = None
+
+    def __enter__(self) -> _WriteBehind:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        with self._pool:
+            self._wait()
+
+    def follow(self, phase: Phase[B], index: int, value: Any, done: Callable[[int], None]) -> None:
+        """Write what was computed of a block, once the block before is written."""
+        self._wait()
+        if phase.write is None:
+            done(index)
+        else:
+            self._last = self._pool.submit(self._write, phase.write, index, phase.blocks[index], value, done)
+
+    def _wait(self) -> None:
+        last, self._last = self._last, None
+        if last is not None:
+            last.result()
+
+    @staticmethod
+    def _write(
+        write: Callable[[int, B, Any], None], index: int, block: B, value: Any, done: Callable[[int], None]
+    ) -> None:
+        write(index, block, value)
+        done(index)
 
 
 def load_ahead(blocks: Sequence[B], load: Callable[[B], Any]) -> Iterator[tuple[B, Any]]:

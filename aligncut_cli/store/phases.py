@@ -1,6 +1,7 @@
 """The one driver of every stage: it plans, skips what is done, reads ahead, computes, marks, and shows progress.
 
-A stage is a list of phases, and a phase is a list of blocks that are loaded, computed and written one by one:
+A stage is a list of phases, and a phase is a list of blocks that are loaded, computed and written one by one, the next
+two being read and the last one written meanwhile:
 
     def build(source: Store, params: EigsParams, work: Work) -> Stage:
         from aligncut_cli.stages.eigs.phases import EigsStage
@@ -28,7 +29,7 @@ from aligncut_cli.params import RunOptions
 from aligncut_cli.store.crew import Crew, open_crew
 from aligncut_cli.store.phase import Phase as Phase
 from aligncut_cli.store.phase import Stage as Stage
-from aligncut_cli.store.phase import feed_blocks
+from aligncut_cli.store.phase import compute_blocks
 from aligncut_cli.store.phase import load_ahead as load_ahead
 from aligncut_cli.store.phase import node_phase as node_phase
 from aligncut_cli.store.phase import single_step as single_step
@@ -99,9 +100,10 @@ def run_phase(work: Work, phase: Phase[Any], console: Console) -> None:
         if phase.unit:
             bar = console.progress(phase.label or phase.name, total, unit=phase.unit, done=done)
             advance = stack.enter_context(bar).advance
-        inputs = feed_blocks(phase, pending, stack)
-        for index, data in zip(pending, inputs, strict=True):
-            phase.compute(index, blocks[index], data)
+
+        def finish(index: int) -> None:
             work.mark(phase.name, index)
             if advance is not None:
                 advance(phase.size(blocks[index]), phase.detail(blocks[index]))
+
+        compute_blocks(phase, pending, done=finish)

@@ -94,10 +94,10 @@ class Identity:
         lines = []
         if record.get("version") != self.version:
             lines.append(f"stage version: {record.get('version')} -> {self.version}")
-        for title in ("params", "extra"):
+        for title, loose in (("params", self.loose), ("extra", ())):
             theirs, ours = record.get(title, {}), getattr(self, title)
             names = [*ours, *(key for key in theirs if key not in ours)]
-            changed = [name for name in names if name not in self.loose and theirs.get(name) != ours.get(name)]
+            changed = [name for name in names if name not in loose and theirs.get(name) != ours.get(name)]
             lines += [f"{name}: {theirs.get(name)} -> {ours.get(name)}" for name in changed]
         theirs = [(item.get("kind"), item.get("digest")) for item in record.get("inputs", [])]
         ours = [(item.kind, item.digest) for item in self.inputs]

@@ -5,7 +5,6 @@ A worker owns neither lock nor record nor markers, and chooses nothing: all of t
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
 import platform
@@ -22,7 +21,7 @@ from aligncut_cli.console import Console
 from aligncut_cli.errors import AlignCutError
 from aligncut_cli.store.files import changed_since, sync_all
 from aligncut_cli.store.job import Superseded, read_job
-from aligncut_cli.store.phase import Phase, feed_blocks
+from aligncut_cli.store.phase import Phase, compute_blocks
 from aligncut_cli.store.provenance import installed_software
 from aligncut_cli.store.run import CLOCK_SLACK, Work
 
@@ -159,12 +158,7 @@ def _attach(file: Path, digest: str) -> _Attached:
 def _compute(attached: _Attached, phase: Phase[Any], indices: Sequence[int], report: Report) -> None:
     moment, started = time.time(), time.perf_counter()
     try:
-        with contextlib.ExitStack() as stack:
-            inputs = feed_blocks(phase, indices, stack)
-            for index, data in zip(indices, inputs, strict=True):
-                attached.require_current()
-                phase.compute(index, phase.blocks[index], data)
-                report.done.append(index)
+        compute_blocks(phase, indices, done=report.done.append, before=attached.require_current)
     finally:
         _flush(attached.work, moment)
         report.seconds = time.perf_counter() - started

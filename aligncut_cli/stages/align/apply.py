@@ -47,7 +47,7 @@ class ApplyStage:
     def phases(self) -> Sequence[Phase[Any]]:
         """Return the phases in order."""
         blocks = self.axes.blocks(self.axes.slots, self.images_per_block)
-        mapping = node_phase("map", self.axes, blocks, load=self.space.load, compute=self._map)
+        mapping = node_phase("map", self.axes, blocks, load=self.space.load, compute=self._map, write=self._write)
         return [single_step("create", self._create), mapping]
 
     # phases
@@ -78,11 +78,13 @@ class ApplyStage:
             mapped[position] = (rows @ self.space.weight(Slot(model.name, layer, position))).cpu().numpy()
         return mapped
 
-    def _map(self, index: int, block: Block, rows: NDArray[np.float16]) -> None:
+    def _map(self, index: int, block: Block, rows: NDArray[np.float16]) -> NDArray[np.float16]:
         """Map every token of a block (Eq. 1)."""
-        mapped = self.space.map_rows(rows, block.slot).to(torch.float16).cpu().numpy()
-        shape = (-1, self.axes[block.slot.model].n_tokens, self.width)
-        self.writer.write(TOKENS.at(block.slot.model), block.select(), mapped.reshape(shape))
+        mapped: NDArray[np.float16] = self.space.map_rows(rows, block.slot).to(torch.float16).cpu().numpy()
+        return mapped.reshape(-1, self.axes[block.slot.model].n_tokens, self.width)
+
+    def _write(self, index: int, block: Block, mapped: NDArray[np.float16]) -> None:
+        self.writer.write(TOKENS.at(block.slot.model), block.select(), mapped)
 
     # ending
 

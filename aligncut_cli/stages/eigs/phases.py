@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -112,13 +112,15 @@ class EigsStage:
             *self._gathering(),
             single_step("sample", self._sample),
             Phase("solve", groups, self._solve, parallel=True),
-            node_phase("carry", self.axes, blocks, load=self.space.load, compute=self._carry, part=group_of),
         ]
+        carry = partial(
+            node_phase, "carry", self.axes, blocks, load=self.space.load, compute=self._carry, part=group_of
+        )
+        turn = partial(node_phase, "orthogonalize", self.axes, blocks, load=self._load_carried, compute=self._turn)
         if self.params.orthogonalize:
-            rotate = node_phase(
-                "orthogonalize", self.axes, blocks, load=self._load_carried, compute=self._orthogonalize
-            )
-            phases.append(rotate)
+            phases += [carry(write=self._keep), turn(write=self._write_final)]
+        else:
+            phases.append(carry(write=self._write_final))
         if self.params.check:
             phases.append(Phase("checked rows", groups, self._choose_checked, parallel=True))
             phases.append(Phase("check", self.check.parts, self._check, parallel=True))
@@ -262,22 +264,21 @@ class EigsStage:
         self.writer.write(EIGENVALUES.at(), group, solution.eigenvalues)
         self.writer.write(RESIDUAL.at(), group, solution.residuals)
 
-    def _carry(self, index: int, block: Block, rows: NDArray[Any]) -> None:
+    def _carry(self, index: int, block: Block, rows: NDArray[Any]) -> NDArray[np.float32]:
         """Carry the sampled eigenvectors to every node of a block (Eq. 4, or the Nystrom extension)."""
         group = self.layout.group_of[index]
         if self.layout.exact[group]:
             carried = self._look_up(group, block)
         else:
             carried = self._extension_of(group).extend(self.space.unit_rows(rows, block.slot))
-        shape = (-1, self.axes[block.slot.model].n_tokens, self.params.n_eig)
-        values = carried.cpu().numpy().reshape(shape)
         if self.params.orthogonalize:
-            self.scratch.write(CARRIED.at(block.slot.model), block.select(), values)
             self.scratch.write(GRAM.at(), index, gram(carried))
-        else:
-            self._write_final(block, values)
+        return carried.cpu().numpy().reshape(-1, self.axes[block.slot.model].n_tokens, self.params.n_eig)
 
-    def _write_final(self, block: Block, values: NDArray[np.float32]) -> None:
+    def _keep(self, index: int, block: Block, values: NDArray[np.float32]) -> None:
+        self.scratch.write(CARRIED.at(block.slot.model), block.select(), values)
+
+    def _write_final(self, index: int, block: Block, values: NDArray[np.float32]) -> None:
         self.writer.write(EIGVECS.at(block.slot.model), block.select(), values)
         write_sums(self.scratch, block, values)
 
@@ -326,10 +327,9 @@ class EigsStage:
                 self.writer.write(ORTHOGONALIZER.at(), group, transform)
         return self.writer.read(ORTHOGONALIZER.at())
 
-    def _orthogonalize(self, index: int, block: Block, values: NDArray[np.float32]) -> None:
-        transform = self._transforms[self.layout.group_of[index]]
-        rotated = (values.astype(np.float64) @ transform).astype(np.float32)
-        self._write_final(block, rotated)
+    def _turn(self, index: int, block: Block, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        turned: NDArray[np.float64] = values.astype(np.float64) @ self._transforms[self.layout.group_of[index]]
+        return turned.astype(np.float32)
 
     def _choose_checked(self, index: int, group: int, data: None) -> None:
         self.check.choose(group)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aligncut_cli.errors import BadInput
+from aligncut_cli.errors import BadInput, UsageError
 from aligncut_cli.images.band import parse_band
 from aligncut_cli.images.decode import Copy, Pixels
 from aligncut_cli.images.files import ImageFile
@@ -19,6 +19,7 @@ from aligncut_cli.images.workers import ImageDecoder, check_images
 from aligncut_cli.machine import cpu_count
 from aligncut_cli.maths.sampling import node_keys, stable_hash
 from aligncut_cli.models.backbone import Backbone, load_backbone
+from aligncut_cli.models.precision import has_bf16_instructions, resolve_precision
 from aligncut_cli.models.registry import ModelSpec
 from aligncut_cli.params import ExtractParams
 from aligncut_cli.stages.device import settle_device
@@ -52,12 +53,30 @@ class ExtractStage:
         self.work, self.params, self.console, options = work, params, work.console, work.options
         self.arrays = ARRAYS[params.save]
         self.device = settle_device(work)
+        self.precision = work.settle("precision", lambda: resolve_precision(params.precision, self.device))
+        if self.precision == "bf16" and self.device.type == "cpu":
+            self._look_for_bf16()
         self.batch = options.batch_size or (CUDA_BATCH if self.device.type == "cuda" else CPU_BATCH)
         self.workers = self._count_decoders()
         models = describe_models(specs, params)
         self.files, self.sizes, self.skipped = work.settle("images", lambda: self._check_images(files))
         self.layout = Layout(models, len(self.files), images_per_batch=self.batch)
         self.writer = Writer(work.staging)
+
+    def _look_for_bf16(self) -> None:
+        """Warn where bfloat16 gains nothing; refuse a worker whose processor is of another kind, as sums differ."""
+        there = has_bf16_instructions()
+        if self.work.settle("bf16 instructions", lambda: there) != there:
+            raise UsageError(
+                "--precision bf16: this worker's processor and that which began the run do not both have instructions "
+                "for bfloat16, so that features would differ",
+                do="Use workers with processors of one kind, or leave --precision out.",
+            )
+        if not there:
+            self.console.warn(
+                "--precision bf16: this processor has no instructions for bfloat16 (AVX512-BF16 or AMX), and computes "
+                "it more slowly than float32. Leave --precision out, unless the features must be those of another run."
+            )
 
     def _count_decoders(self) -> int:
         """Return how many processes decode images; a worker decodes by itself: it may have no processes."""
@@ -140,6 +159,7 @@ class ExtractStage:
             device=self.device,
             announce=self.console.note,
             site=self.params.site,
+            precision=self.precision,
         )
         self.console.note(f"{model.name}: {describe_preparation(backbone.info)}")
         if backbone.weights_record["source"] == "random":
@@ -182,6 +202,7 @@ class ExtractStage:
             "class_token": info.class_token,
             "image_size": list(info.image_size),
             "site": self.params.site,
+            "precision": self.precision,
             **used,
             "weights": dict(self.backbones[model.name].weights_record),
             "n_images": n_images,

@@ -47,8 +47,9 @@ def run(inputs: Sequence[Path], params: ExtractParams, options: RunOptions, cons
             **({"settings": {name: list(values) for name, values in given.items()}} if given else {}),
             **({"taken at": params.site} if params.site != "attn" else {}),
             **({"band": str(parse_band(params.band))} if params.band is not None else {}),
+            **({"precision": params.precision} if params.precision != "auto" else {}),
         },
-        loose=["weights", "site", "band", *SETTINGS],
+        loose=["weights", "site", "band", "precision", *SETTINGS],
     )
 
     folders = [path for path in inputs if path.is_dir()]

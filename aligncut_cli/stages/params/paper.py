@@ -48,6 +48,7 @@ PAPER: Mapping[str, Mapping[str, Rule]] = {
     "extract": {
         "site": Rule("attn", "features were taken at `{ours}` in place of the attention block's output"),
         "layers": Rule("all", "layers {ours} only"),
+        "precision": Rule("auto", "the models' products were computed in {ours}"),
     },
     "align": {
         "target": Rule("brain", "the space was learned from `{ours}` in place of brain responses alone", _is_fit),

@@ -100,6 +100,7 @@ class TsneStage:
                 self.layout.blocks,
                 load=self.source.read_block,
                 compute=self._place,
+                write=self._write,
                 part=self.layout.group_of.__getitem__,
             ),
         ]
@@ -168,9 +169,12 @@ class TsneStage:
             },
         )
 
-    def _place(self, index: int, block: Block, eigvecs: NDArray[np.float32]) -> None:
-        """Give every node of a block the place of its nearest sampled node in eigenvector space, and its colour."""
-        coords = self._places_of(self.layout.group_of[index]).place(eigvecs)
+    def _place(self, index: int, block: Block, eigvecs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Give every node of a block the place of its nearest sampled node in eigenvector space."""
+        return self._places_of(self.layout.group_of[index]).place(eigvecs)
+
+    def _write(self, index: int, block: Block, coords: NDArray[np.float32]) -> None:
+        """Write the places, and the colours that follow from them."""
         self.writer.write(COORDS.at(block.slot.model), block.select(), coords)
         if self.params.dims == 3:
             self.writer.write(RGB.at(block.slot.model), block.select(), to_rgb(coords, *self._colour_range))
