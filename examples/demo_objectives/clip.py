@@ -58,7 +58,7 @@ def look_closely(
 ) -> tuple[Tensor, list[Record]]:
     """Choose side x side patches of each scene, and keep only the objects that are seen there.
 
-    Every other window lies around an object, the rest anywhere; an object is seen where it covers a tenth of the window.
+    Every other window lies around an object, the rest anywhere; an object is seen where it covers a tenth of it.
     A caption of the whole scene says little about a patch; one of a close-up says more, and costs less.
     """
     corners, seen = [], []

@@ -11,7 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from demo_objectives.encoder import GRID, PATCH, WIDTH, Draw, build_encoder, encode, list_window, share_of_values, to_input
+from demo_objectives.encoder import (
+    GRID,
+    PATCH,
+    WIDTH,
+    Draw,
+    build_encoder,
+    encode,
+    list_window,
+    share_of_values,
+    to_input,
+)
 from demo_objectives.scenes import Scenes, Visits
 
 HEAT = 0.1
