@@ -35,7 +35,7 @@ class Mae(nn.Module):
 
     No pixels, but what can be known of them: where the stripes of a texture lie is chance, how they are oriented is
     not. Per 4 x 4 pixels: mean colour, and gradients by orientation at two scales (as in MaskFeat). Of looks alone a
-    model so small learns textures and hardly any kinds of things (see the script's log of trials), so, as in MultiMAE,
+    model so small learned textures and hardly any kinds of things in 18 CPU minutes (patches .27), so, as in MultiMAE,
     a map is reconstructed beside them: the share of each category in the patch, which is to this model what the
     captions are to CLIP. In half of the batches the patches that are seen lie apart, in the others in one square; what
     is seen is described too, by the encoder alone. The last sixth of the steps sees three of four patches.
