@@ -132,6 +132,20 @@ def label_pixels(
     return best, n_classes - lowest.astype(np.intp)
 
 
+def label_slots(
+    similarity: NDArray[np.float32], grid: Grid, size: tuple[int, int]
+) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
+    """Take the best class of every pixel, or of every token where `size` is the grid's, ties to the lower index.
+
+    similarity : (slot, class, token)
+    returns    : (slot, h*w) best similarity and (slot, h*w) its class
+    """
+    if size == grid:
+        return similarity.max(axis=1), similarity.argmax(axis=1)
+    parts = [label_pixels(one, grid, size) for one in similarity]
+    return np.stack([best.ravel() for best, _ in parts]), np.stack([label.ravel() for _, label in parts])
+
+
 @dataclass(frozen=True)
 class OracleResult:
     """Scores at every threshold.
@@ -224,19 +238,23 @@ class OracleScore:
         self.image_miou.append(own)
         if not valid.any():
             return
-        all_valid = bool(valid.all())
         n_bins = self.histogram.shape[-1]
-        truth_code = (truth.ravel() if all_valid else truth[valid]).astype(np.intp) * (n_classes * n_bins)
+        kept = slice(None) if valid.all() else valid.ravel()  # taking all is quicker than choosing all
+        truth_code = truth.ravel()[kept].astype(np.intp) * (n_classes * n_bins)
         seen_code = self._seen * n_bins
         similarity = compare_to_centres(eigenvectors, self.centres[:, self._seen])
-        for slot in range(len(similarity)):
-            best, label = label_pixels(similarity[slot], self.grid, truth.shape)
-            best, label = (best.ravel(), label.ravel()) if all_valid else (best[valid], label[valid])
+        # Whole tokens are few: all slots at once. Pixels are many: one slot after the other.
+        step = len(similarity) if truth.shape == self.grid else 1
+        for first in range(0, len(similarity), step):
+            part = slice(first, first + step)
+            best, label = (pixels[:, kept] for pixels in label_slots(similarity[part], self.grid, truth.shape))
             code = truth_code + seen_code[label] + count_thresholds_reached(best, self.thresholds)
-            counts = np.bincount(code, minlength=self.histogram[slot].size).reshape(self.histogram[slot].shape)
-            self.histogram[slot] += counts
-            own[slot] = mean_over_classes(compute_iou(*sweep_thresholds(counts)))
-            self.image_miou_sum[slot] += own[slot]
+            shape = self.histogram[part].shape
+            code += np.arange(shape[0])[:, None] * self.histogram[0].size
+            counts = np.bincount(code.ravel(), minlength=self.histogram[part].size).reshape(shape)
+            self.histogram[part] += counts
+            own[part] = mean_over_classes(compute_iou(*sweep_thresholds(counts)))
+        self.image_miou_sum += own
         self.n_images += 1
 
     def finish(self) -> OracleResult:
