@@ -247,8 +247,8 @@ class OracleScore:
         step = len(similarity) if truth.shape == self.grid else 1
         for first in range(0, len(similarity), step):
             part = slice(first, first + step)
-            best, label = (pixels[:, kept] for pixels in label_slots(similarity[part], self.grid, truth.shape))
-            code = truth_code + seen_code[label] + count_thresholds_reached(best, self.thresholds)
+            best, label = label_slots(similarity[part], self.grid, truth.shape)
+            code = truth_code + seen_code[label[:, kept]] + count_thresholds_reached(best[:, kept], self.thresholds)
             shape = self.histogram[part].shape
             code += np.arange(shape[0])[:, None] * self.histogram[0].size
             counts = np.bincount(code.ravel(), minlength=self.histogram[part].size).reshape(shape)
