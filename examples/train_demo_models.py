@@ -9,7 +9,7 @@ The pictures are procedural scenes of TRAINING_SEED, which `aligncut demo` never
 versions of the paper's models': image-caption contrast (CLIP), self-distillation with a patch-level term (DINO), masked
 reconstruction (MAE). Networks so small, trained for minutes, see kinds of things only if something tells of them, so
 each is told in its own way: CLIP by captions of scenes and close-ups, DINO by two visits of a place and by which pixels
-belong to one thing, without any name, MAE by a map of the categories that it reconstructs beside what patches look like.
+belong to one thing, without any name, MAE by a map of the categories that it reconstructs beside patches' looks.
 Beside the weights lies NAME.jsonl: losses and, every few hundred steps, linear probes of every layer on scenes of
 another seed. A run that was stopped goes on from NAME.state when the same command is typed again.
 
@@ -198,7 +198,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", choices=sorted(OBJECTIVES), required=True)
     parser.add_argument("--steps", type=int, help="batches to train on; by default those of the shipped files")
     parser.add_argument("--seed", type=int, default=0, help="initial weights and everything drawn while training")
-    parser.add_argument("--scenes", type=int, default=16384, help="how many scenes to draw, twice (25 ms and 50 kB each)")
+    parser.add_argument("--scenes", type=int, default=16384, help="scenes that are drawn, each twice (25 ms, 50 kB)")
     parser.add_argument("--cache", type=Path, default=Path("demo-training"), help="folder that keeps the drawn scenes")
     parser.add_argument("--threads", type=int, default=1, help="of torch")
     parser.add_argument("--workers", type=int, default=2, help="processes that draw scenes")
