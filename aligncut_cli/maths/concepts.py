@@ -29,6 +29,10 @@ RADIUS_RULE = (
 )
 
 
+class TooFewPlaces(UsageError):
+    """There are more concepts to be chosen than places where patches lie."""
+
+
 def choose_centres(coords: NDArray[np.floating], *, n_concepts: int, sparse: float) -> tuple[Floats, Floats]:
     """Choose centres by CENTRE_RULE, beginning with the candidate nearest to the mean of all.
 
@@ -38,10 +42,11 @@ def choose_centres(coords: NDArray[np.floating], *, n_concepts: int, sparse: flo
     sparse  : share of the patches that cannot become centres, those in the sparsest places; fewer are left out where
               that would leave fewer than n_concepts places
     returns : (n_concepts, dim) places, and (n_concepts,) the radius around each that holds NEAR_SHARE of the patches
+    raises  : TooFewPlaces
     """
     points, copies = np.unique(coords.astype(np.float64), axis=0, return_counts=True)
     if not 1 <= n_concepts <= len(points):
-        raise UsageError(
+        raise TooFewPlaces(
             f"Cannot choose {n_concepts} concepts among {len(coords)} patches at {len(points)} places.",
             do="Lower --concepts.",
         )

@@ -192,12 +192,15 @@ def test_the_picture_follows_its_rule_and_shows_the_colours_of_the_store(demo: t
     assert (demo[0] / "layers.png").stat().st_size > 10_000
 
 
-def test_figure_and_categories_of_the_models_that_see_are_above_their_controls(demo: tuple[Path, Result]) -> None:
-    # With 144 scenes of seed 0 the best layers reach .76, .77 and .36; a margin of a tenth is left.
-    for measure, model, least in (
-        ("figure", "demo-clip", 0.65),
-        ("figure", "demo-mae", 0.65),
-        ("classes", "demo-clip", 0.28),
+def test_figure_and_categories_are_above_their_controls(demo: tuple[Path, Result]) -> None:
+    # With 144 scenes of seeds 0, 1 and 2 the best layers reach at least the second figure.
+    for measure, model, least, _ in (
+        ("figure", "demo-clip", 0.65, 0.73),
+        ("figure", "demo-dino", 0.70, 0.80),
+        ("figure", "demo-mae", 0.70, 0.82),
+        ("classes", "demo-clip", 0.30, 0.38),
+        ("classes", "demo-dino", 0.22, 0.29),
+        ("classes", "demo-mae", 0.45, 0.54),
     ):
         scores = found(demo)[measure]
         best = max(max(scores["miou"][run][model]) for run in ("consensus", "brain"))
@@ -205,5 +208,5 @@ def test_figure_and_categories_of_the_models_that_see_are_above_their_controls(d
         assert best > max(scores["other_masks"][model]) + 0.1
     assert found(demo)["between_models"]["after"] > 0.3
     share = found(demo)["colours"]
-    assert 0 <= share["share"] <= 1
+    assert share["share"] > share["chance"] + 0.05
     assert f"{share['share']:.0%} of another's" in demo[1].err

@@ -296,3 +296,25 @@ def test_a_control_is_said_in_table_csv_and_record(tmp_path: Path, planted: tupl
     assert "CONTROL" in result.err
     assert "random targets" in (out / "transitions.csv").read_text()
     assert open_store(tmp_path / "x.zarr").record["controls"] == ["random targets"]
+
+
+def test_a_slot_at_one_place_has_no_concepts_and_stops_nothing(tmp_path: Path) -> None:
+    """So are slots that an alignment left out: their nodes are all alike."""
+    source, masks = plant(tmp_path, n_images=24, layers=3)
+    coords = open_store(source).read("clip/coords")
+    coords[2] = 5.0
+    source = make_node_store(
+        tmp_path / "u.zarr", "tsne", {"clip": coords}, grid=(4, 4), groups=["all"], layers=range(3, 6)
+    )
+    common = [source, "--concepts", 3, "--masks", masks, "--permutations", 20]
+    result = aligncut("transitions", *common, "-o", tmp_path / "x.zarr", "--along", "clip")
+    assert result.code == 0, result.err
+    assert "without concepts, since all patches lie at fewer than 3 places: clip:5" in result.err
+    store = open_store(tmp_path / "x.zarr")
+    first, second = store.record["bifurcations"]
+    assert first["bifurcation"] > 0.1
+    assert second["r_to"] is None
+    assert second["bifurcation"] == 0  # all tokens go nowhere, whatever they show
+    refused = aligncut("transitions", *common, "-o", tmp_path / "y.zarr", "--from", "clip:4", "--to", "clip:5")
+    assert refused.code == 2
+    assert "at 1 places" in refused.err

@@ -12,7 +12,7 @@ from aligncut_cli.console import Console
 from aligncut_cli.maths.concepts import NearestTokens
 from aligncut_cli.maths.transitions import match_identities
 from aligncut_cli.params import TransitionsParams
-from aligncut_cli.stages.patches import cut_patch
+from aligncut_cli.stages.patches import CELL, cut_patch
 from aligncut_cli.stages.photos import Photos
 from aligncut_cli.stages.style import read_style
 from aligncut_cli.stages.transitions.columns import BIFURCATIONS, MOVES
@@ -141,7 +141,7 @@ class TransitionsFigures:
         save_figure(figure, self.style.file(self.work.staging, f"flow-{model}"))
 
     def _cut_patches(self, name: str) -> list[list[Pixels]]:
-        """Return by layer and concept the patch that is nearest to its centre."""
+        """Return by layer and concept the patch that is nearest to its centre; white where a layer has no concepts."""
         model, centres = self.tsne.axes[name], self.source.read_layer_concepts(name)
         step = max(1, NEAREST_NODES // (len(model.layers) * model.n_tokens))
         nearest = [NearestTokens(centres.shape[1], 1) for _ in model.layers]
@@ -150,9 +150,10 @@ class TransitionsFigures:
             for layer, found in enumerate(nearest):
                 offset = coords[layer][:, :, None] - centres[layer]
                 found.add(np.square(offset, dtype=np.float64).sum(axis=-1), first_image=images.start)
+        white = np.full((3 * CELL, 3 * CELL, 3), 255, np.uint8)
         return [
             [
-                cut_patch(self.photos, int(image), *divmod(int(token), model.grid[1]), model)
+                cut_patch(self.photos, int(image), *divmod(int(token), model.grid[1]), model) if image >= 0 else white
                 for image, token in zip(found.image[:, 0], found.token[:, 0], strict=True)
             ]
             for found in nearest

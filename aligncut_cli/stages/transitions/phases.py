@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from aligncut_cli.console import Console, format_table
 from aligncut_cli.controls import title_with_controls
 from aligncut_cli.masks import MaskSet
-from aligncut_cli.maths.concepts import CENTRE_RULE, RADIUS_RULE
+from aligncut_cli.maths.concepts import CENTRE_RULE, RADIUS_RULE, TooFewPlaces
 from aligncut_cli.maths.finite import finite_or_none
 from aligncut_cli.maths.grid import round_mask_to_grid
 from aligncut_cli.maths.permutations import IMAGES_EXCHANGED, correct_for_highest
 from aligncut_cli.params import TransitionsParams
-from aligncut_cli.stages.patches import place_concepts
+from aligncut_cli.stages.patches import Centres, place_concepts
 from aligncut_cli.stages.transitions.columns import BIFURCATION_KEYS, BIFURCATIONS
 from aligncut_cli.stages.transitions.counting import PairCounter, PairWriter, SlotConcepts
 from aligncut_cli.stages.transitions.layout import Layout, Pair
@@ -136,18 +136,27 @@ class TransitionsStage:
             FOREGROUND.create(scratch, layout.model_sizes(name), name)
 
     def _place_concepts(self, index: int, slot: Slot, data: None) -> None:
-        """Choose the concepts of a slot among a sample of its patches, and their radius."""
-        centres = place_concepts(
-            self.source,
-            [slot],
-            n_concepts=self.params.concepts,
-            n_sample=self.params.sample,
-            radius=self.params.radius,
-            sparse=self.params.sparse,
-            seed=self.params.seed,
-            console=self.console,
-            label=str(slot),
-        )
+        """Choose the concepts of a slot among a sample of its patches, and their radius.
+
+        Along a model, a slot of too few places gets none (NaN), and the steps to and from it say so.
+        """
+        try:
+            centres = place_concepts(
+                self.source,
+                [slot],
+                n_concepts=self.params.concepts,
+                n_sample=self.params.sample,
+                radius=self.params.radius,
+                sparse=self.params.sparse,
+                seed=self.params.seed,
+                console=self.console,
+                label=str(slot),
+            )
+        except TooFewPlaces:
+            if self.layout.has_pair:
+                raise
+            nowhere = np.full((self.params.concepts, self.source.n_dims), np.nan, np.float32)
+            centres = Centres(nowhere, float("nan"))
         self.concepts.write(slot, centres)
 
     def _round_masks(self, masks: MaskSet, images: slice) -> None:
@@ -198,7 +207,7 @@ class TransitionsStage:
         rows: list[list[Any]] = []
         tests, corrected = self.scratch.read(TESTS.at()), self.scratch.read(CORRECTED.at())
         for pair, values in zip(self.layout.pairs, np.column_stack([tests, corrected]), strict=True):
-            radii = [round(self.concepts.read(slot).radius, 3) for slot in (pair.before, pair.after)]
+            radii = [finite_or_none(round(self.concepts.read(slot).radius, 3)) for slot in (pair.before, pair.after)]
             rows.append([str(pair.before), str(pair.after), *radii, *map(finite_or_none, values)])
         bifurcations = [dict(zip(BIFURCATION_KEYS, row, strict=True)) for row in rows]
         summary: dict[str, Any] = {
@@ -209,11 +218,17 @@ class TransitionsStage:
         }
         if self.layout.has_pair:
             summary |= {name: bifurcations[0][name] for name in ("from", "to", *TESTED)}
-        table = format_table(BIFURCATIONS, rows, title=title_with_controls("", self.controls))
+        said = [format_table(BIFURCATIONS, rows, title=title_with_controls("", self.controls))]
+        empty = [str(slot) for slot in self.layout.slots if np.isnan(self.concepts.read(slot).radius)]
+        if empty:
+            said.append(
+                f"without concepts, since all patches lie at fewer than {self.params.concepts} places: "
+                f"{', '.join(empty)} (an alignment leaves out slots that predict no other)"
+            )
         return self.work.finish(
             models=self.layout.followed,
             summary=summary,
-            said=[table],
+            said=said,
             controls=self.controls,
             masks=list(self.layout.token_kinds),
             bifurcations=bifurcations,
