@@ -268,7 +268,8 @@ def _descend(
 def _two_lanes(device: torch.device) -> Iterator[Executor | None]:
     """Give two threads that share the processors, since scattered sums and small steps keep only one busy.
 
-    None where there is one processor, or a GPU, which does one thing after another.
+    None where there is one processor, or a GPU, which does one thing after another. Each has half of torch's threads,
+    whose number is a thread's own.
     """
     threads = torch.get_num_threads()
     if device.type != "cpu" or threads < 2:
@@ -276,7 +277,7 @@ def _two_lanes(device: torch.device) -> Iterator[Executor | None]:
         return
     torch.set_num_threads(threads // 2)
     try:
-        with ThreadPoolExecutor(2) as lanes:
+        with ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(threads // 2,)) as lanes:
             yield lanes
     finally:
         torch.set_num_threads(threads)

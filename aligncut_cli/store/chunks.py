@@ -113,10 +113,15 @@ def read_array(
                 raise _damaged(path, array, coordinates, "it is not the chunk that was written there")
     try:
         return np.asarray(array[selection])
-    except MemoryError:
-        raise
     except Exception as error:  # whatever a codec raises
+        if _is_short_of_memory(error, array):
+            raise
         raise _find_damage(path, array, selection, error) from error
+
+
+def _is_short_of_memory(error: Exception, array: zarr.Array[Any]) -> bool:
+    """Tell true want of memory from a damaged chunk of text, whose first bytes say how many texts there are."""
+    return isinstance(error, MemoryError) and array.dtype.kind in "biufc"
 
 
 def _find_damage(path: Path, array: zarr.Array[Any], selection: Any, error: Exception) -> BadInput:
@@ -128,9 +133,9 @@ def _find_damage(path: Path, array: zarr.Array[Any], selection: Any, error: Exce
         )
         try:
             array[part]
-        except MemoryError:
-            raise
         except Exception as fault:  # whatever a codec raises
+            if _is_short_of_memory(fault, array):
+                raise
             return _damaged(path, array, coordinates, str(fault))
     return BadInput(f"{path}: array {array.name!r} cannot be read: {error}", do="Make the store again.")
 

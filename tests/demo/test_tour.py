@@ -43,7 +43,7 @@ def test_every_command_is_printed_as_a_user_would_type_it(demo: tuple[Path, Resu
 
 def test_the_brain_is_predicted_and_the_controls_do_not(demo: tuple[Path, Result]) -> None:
     scores, targets = found(demo)["brain"], found(demo)["targets"]
-    assert scores["PPA"]["r2_of_ceiling"] > 0.5
+    assert scores["PPA"]["r2_of_ceiling"] > 0.3
     assert scores["V4"]["r2_of_ceiling"] > 0.2
     for control in ("shuffled", "random"):
         assert targets[control]["R2"] < 0.02

@@ -288,14 +288,14 @@ def test_two_lanes_give_the_bytes_of_one() -> None:
     threads = torch.get_num_threads()
     try:
         found = []
-        for count in (1, 2, 4):
+        for count in (1, 2):
             torch.set_num_threads(count)
             found.append(fit(clusters(2500), n_dims=3, iterations=40))
             assert torch.get_num_threads() == count
     finally:
         torch.set_num_threads(threads)
-    assert found[0].coords.tobytes() == found[1].coords.tobytes() == found[2].coords.tobytes()
-    assert found[0].kl_divergence == found[1].kl_divergence == found[2].kl_divergence
+    assert found[0].coords.tobytes() == found[1].coords.tobytes()
+    assert found[0].kl_divergence == found[1].kl_divergence
 
 
 def test_the_local_order_is_a_permutation_that_shortens_steps() -> None:
