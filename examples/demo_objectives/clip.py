@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aligncut_cli.demo.scenes import CATEGORIES, TEXTURES
-from demo_objectives.encoder import GRID, PATCH, WIDTH, Draw, build_encoder, encode, list_window, to_input
+from demo_objectives.encoder import GRID, LATE, PATCH, WIDTH, Draw, build_encoder, encode, list_window, to_input
 from demo_objectives.scenes import Record, Scenes, Visits
 
 HUES = ("red", "orange", "yellow", "green", "teal", "blue", "violet", "pink")
@@ -102,11 +102,11 @@ class Clip(nn.Module):
     def loss(self, visits: Visits, chosen: np.ndarray, draw: Draw, progress: float) -> Tensor:
         """Mean of the three contrasts, each both ways, on one of the visits."""
         scenes = visits[int(draw.rng.integers(2))]
-        chosen = chosen[: len(chosen) // 3] if progress >= 5 / 6 else chosen
+        chosen = chosen[: len(chosen) // 3] if progress >= LATE else chosen
         records, n = [scenes.records[k] for k in chosen], len(chosen)
         images = to_input(scenes.pictures[chosen]) * draw.uniform(0.8, 1.2, n) + draw.uniform(-0.15, 0.15, n)
         keep = None
-        if progress < 5 / 6:
+        if progress < LATE:
             keep, records = look_closely(scenes, chosen, int(draw.rng.integers(3, 8)), draw.rng)
         tokens = encode(self.encoder, images, keep)
         numbers = torch.zeros(len(records), LONGEST, dtype=torch.long)

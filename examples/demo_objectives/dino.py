@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from demo_objectives.encoder import (
     GRID,
+    LATE,
     PATCH,
     WIDTH,
     Draw,
@@ -67,7 +68,7 @@ class Dino(nn.Module):
 
     def loss(self, visits: Visits, chosen: np.ndarray, draw: Draw, progress: float) -> Tensor:
         """Mean cross-entropy of crops plus that of patches."""
-        late = progress >= 5 / 6
+        late = progress >= LATE
         chosen = chosen[: len(chosen) // 2] if late else chosen
         n, side = len(chosen), GRID if late else WIDE
         first = Crop(visits[0], chosen, side, draw)
@@ -138,15 +139,15 @@ class Crop:
     def __init__(self, scenes: Scenes, chosen: np.ndarray, side: int, draw: Draw, near: Crop | None = None) -> None:
         n, size = len(chosen), side * PATCH
         reach = draw.uniform(0.75, 1.35, n).view(n, 1, 1) * side / GRID
-        self.reach = reach.clamp(max=1.0)  # share of the picture's width
+        reach = reach.clamp(max=1.0)  # share of the picture's width
         at = draw.uniform(-1, 1, 2 * n).view(n, 1, 2)
         centre = at if near is None else near.centre + 0.35 * at
-        self.centre = torch.minimum(torch.maximum(centre, self.reach - 1), 1 - self.reach)
+        self.centre = torch.minimum(torch.maximum(centre, reach - 1), 1 - reach)
         flip = (draw.uniform(0, 1, n).view(n, 1) < 0.5) * -2.0 + 1
-        self.sign = torch.stack([flip, torch.ones_like(flip)], dim=-1)  # (n, 1, 2): mirror x only
+        sign = torch.stack([flip, torch.ones_like(flip)], dim=-1)  # (n, 1, 2): mirror x only
         line = (torch.arange(size) + 0.5) / size * 2 - 1
         grid = torch.stack(torch.meshgrid(line, line, indexing="xy"), dim=-1).view(1, size * size, 2)
-        places = (grid * self.sign * self.reach + self.centre).view(n, size, size, 2)
+        places = (grid * sign * reach + self.centre).view(n, size, size, 2)
         images = to_input(scenes.pictures[chosen])
         self.images = F.grid_sample(images, places, mode="bilinear", padding_mode="border", align_corners=False)
         masks = torch.from_numpy(np.array(scenes.masks[chosen])).float()[:, None]

@@ -17,6 +17,7 @@ SPEC = SHORT_NAMES["demo-clip"]  # the three differ in their weights only
 ARCHITECTURE: dict[str, Any] = {"img_size": SIZE, "num_classes": 0, **dict(SPEC.arch)}
 WIDTH, PATCH, HEADS = (int(ARCHITECTURE[name]) for name in ("embed_dim", "patch_size", "num_heads"))
 GRID = SIZE // PATCH
+LATE = 5 / 6  # of the steps; what follows sees whole scenes
 
 
 class Draw:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from aligncut_cli.demo.scenes import CATEGORIES
 from demo_objectives.encoder import (
     GRID,
+    LATE,
     PATCH,
     WIDTH,
     Draw,
@@ -61,7 +62,7 @@ class Mae(nn.Module):
 
     def loss(self, visits: Visits, chosen: np.ndarray, draw: Draw, progress: float) -> Tensor:
         """Error of the hidden patches plus half that of the seen ones; each that of looks plus that of the map."""
-        scenes, late = visits[int(draw.rng.integers(2))], progress >= 5 / 6
+        scenes, late = visits[int(draw.rng.integers(2))], progress >= LATE
         chosen = chosen[: len(chosen) // 2] if late else chosen
         images = to_input(scenes.pictures[chosen])
         n = len(images)

@@ -206,9 +206,10 @@ class TransitionsStage:
         """Give the store its name, and show how far foreground and background part at every pair."""
         rows: list[list[Any]] = []
         tests, corrected = self.scratch.read(TESTS.at()), self.scratch.read(CORRECTED.at())
+        radii = {slot: finite_or_none(round(self.concepts.read(slot).radius, 3)) for slot in self.layout.slots}
         for pair, values in zip(self.layout.pairs, np.column_stack([tests, corrected]), strict=True):
-            radii = [finite_or_none(round(self.concepts.read(slot).radius, 3)) for slot in (pair.before, pair.after)]
-            rows.append([str(pair.before), str(pair.after), *radii, *map(finite_or_none, values)])
+            slots = (pair.before, pair.after)
+            rows.append([*map(str, slots), *(radii[slot] for slot in slots), *map(finite_or_none, values)])
         bifurcations = [dict(zip(BIFURCATION_KEYS, row, strict=True)) for row in rows]
         summary: dict[str, Any] = {
             "images": len(self.ids),
@@ -219,7 +220,7 @@ class TransitionsStage:
         if self.layout.has_pair:
             summary |= {name: bifurcations[0][name] for name in ("from", "to", *TESTED)}
         said = [format_table(BIFURCATIONS, rows, title=title_with_controls("", self.controls))]
-        empty = [str(slot) for slot in self.layout.slots if np.isnan(self.concepts.read(slot).radius)]
+        empty = [str(slot) for slot, radius in radii.items() if radius is None]
         if empty:
             said.append(
                 f"without concepts, since all patches lie at fewer than {self.params.concepts} places: "
