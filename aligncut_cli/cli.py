@@ -6,6 +6,7 @@ import contextlib
 import errno
 import functools
 import io
+import logging
 import os
 import signal
 import sys
@@ -124,6 +125,8 @@ def main() -> NoReturn:
 def report_failure(error: BaseException, console: Console) -> int:
     """Say what went wrong, and return the exit code."""
     if isinstance(error, KeyboardInterrupt | Stopped):
+        # Zarr's own thread may be writing a chunk, of a block that is not marked, and complain as the process ends.
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         done = "; ".join(getattr(error, "__notes__", []))
         console.warn(f"stopped{f' ({done})' if done else ''}. The same command goes on from there.")
         return 143 if isinstance(error, Stopped) else 130

@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -222,6 +223,30 @@ def test_ctrl_c_and_sigterm_say_how_far_and_keep_what_is_done(tmp_path: Path, nu
     assert "goes on from there" in err
     assert "Traceback" not in err
     assert done(*command) == output
+
+
+def test_a_write_under_way_is_not_complained_of(tmp_path: Path) -> None:
+    script = tmp_path / "stop.py"
+    script.write_text(
+        "import asyncio, os, signal, threading, time\n"
+        "from zarr.core.sync import sync\n"
+        "from aligncut_cli import cli\n"
+        "async def put():\n"
+        "    await asyncio.sleep(1)\n"
+        "    await asyncio.to_thread(print)\n"
+        "async def write():\n"
+        "    chunk = asyncio.create_task(put())\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    await asyncio.sleep(2)\n"
+        "def run():\n"
+        "    threading.Thread(target=time.sleep, args=(3,)).start()\n"  # the process ends after the write has failed
+        "    sync(write())\n"
+        "cli.app = run\n"
+        "cli.main()\n"
+    )
+    ended = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    assert ended.returncode == 143, ended.stderr
+    assert ended.stderr.splitlines() == ["warning: stopped. The same command goes on from there."]
 
 
 def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path: Path, features: Path) -> None:
