@@ -144,8 +144,14 @@ def has_device(kind: str) -> bool:
     return kind == "cpu" or (kind == "cuda" and torch.cuda.is_available())
 
 
-def visible_gpus() -> list[str]:
-    """Return how CUDA_VISIBLE_DEVICES names each GPU that this process may use."""
+def visible_gpus(device: str = "auto") -> list[str]:
+    """Return how CUDA_VISIBLE_DEVICES names each GPU that this process may use, or the one that `cuda:N` means."""
+    names = _name_gpus()
+    kind, _, index = device.partition(":")
+    return [names[int(index)]] if kind == "cuda" and index.isdigit() and int(index) < len(names) else names
+
+
+def _name_gpus() -> list[str]:
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
         return [name for name in given.split(",") if name]

@@ -26,16 +26,26 @@ scheduler=$!
 dask worker --scheduler-file "$where" --nworkers 3 --nthreads 1 --no-dashboard \
     --local-directory "$out/dask" 2> "$out/workers.log" &
 workers=$!
-trap 'kill $workers $scheduler 2> /dev/null || true; wait' EXIT # Ctrl-C may have ended them
+command=
+trap 'kill $command $workers $scheduler 2> /dev/null || true; wait' EXIT # Ctrl-C may have ended them
+trap 'exit 130' INT
+trap 'exit 143' TERM
 until [ -s "$where" ]; do
     kill -0 $scheduler || { cat "$out/scheduler.log" >&2 && exit 1; }
     sleep 0.2
 done
 
+# Runs one command; bash answers a signal while it waits for a process behind, and not before one in front has ended.
+run() {
+    aligncut "$@" &
+    command=$!
+    wait $command
+}
+
 # shellcheck disable=SC2086  # the models are several words
-aligncut extract "$photos" -o "$out/features.zarr" $models --scheduler "file:$where" -v
-aligncut align "$out/features.zarr" -o "$out/alignment.zarr" --target consensus
-aligncut eigs "$out/features.zarr" -o "$out/eigs.zarr" --alignment "$out/alignment.zarr" \
+run extract "$photos" -o "$out/features.zarr" $models --scheduler "file:$where" -v
+run align "$out/features.zarr" -o "$out/alignment.zarr" --target consensus
+run eigs "$out/features.zarr" -o "$out/eigs.zarr" --alignment "$out/alignment.zarr" \
     --n-sample 4000 --scheduler "file:$where" -v
-aligncut tsne "$out/eigs.zarr" -o "$out/tsne.zarr" --n-sample 4000 --scheduler "file:$where" -v
-aligncut render "$out/tsne.zarr" -o "$out/pictures"
+run tsne "$out/eigs.zarr" -o "$out/tsne.zarr" --n-sample 4000 --scheduler "file:$where" -v
+run render "$out/tsne.zarr" -o "$out/pictures"

@@ -51,7 +51,7 @@ class Batch:
 @contextlib.contextmanager
 def open_crew(scheduler: str, work: Work) -> Iterator[Crew]:
     """Reach the workers; they are let go at the end, and what was submitted is cancelled."""
-    with open_workers(scheduler) as workers:
+    with open_workers(scheduler, work.options.device) as workers:
         crew = Crew(scheduler, work, workers)
         try:
             with contextlib.ExitStack() as crew.held:

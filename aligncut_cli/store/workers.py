@@ -59,15 +59,16 @@ class Workers(Protocol):
 
 
 @contextlib.contextmanager
-def open_workers(scheduler: str) -> Iterator[Workers]:
+def open_workers(scheduler: str, device: str = "auto") -> Iterator[Workers]:
     """Start or reach workers, and let go of them at the end.
 
     scheduler : as --scheduler takes it
+    device    : as --device takes it; workers of this machine share out its GPUs, or the one that is named
     raises    : UsageError where nothing is reached there
     """
     local = re.fullmatch(r"local:([1-9]\d{0,3})", scheduler)
     if local:
-        pool = LocalWorkers(int(local[1]))
+        pool = LocalWorkers(int(local[1]), machine.visible_gpus(device))
         try:
             yield pool
         finally:
@@ -90,12 +91,12 @@ def open_workers(scheduler: str) -> Iterator[Workers]:
 
 
 class LocalWorkers:
-    """Processes of this machine; they end with the one that started them, however that ends."""
+    """Processes of this machine, with a GPU each; they end with the one that started them, however that ends."""
 
     retries = False
 
-    def __init__(self, count: int) -> None:
-        self._count = count
+    def __init__(self, count: int, gpus: Sequence[str]) -> None:
+        self._count, self._gpus = count, gpus
         self._context = multiprocessing.get_context("spawn")
         self.revive()
 
@@ -106,7 +107,7 @@ class LocalWorkers:
             self._count,
             self._context,
             initializer=_begin_worker,
-            initargs=(self._over, self._context.Value("i", 0), machine.visible_gpus()),
+            initargs=(self._over, self._context.Value("i", 0), self._gpus),
         )
 
     def count(self) -> int:

@@ -188,12 +188,15 @@ def test_a_worker_that_would_be_stopped_for_its_memory_is_refused_with_both_numb
         require_able({"a": able(memory=10**10)}, "cpu", 3 * 10**9, count=1, room=2 * 10**9)
 
 
-def test_workers_of_this_machine_get_a_gpu_each(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("device", "seen"), [("cuda", {"3", "GPU-7"}), ("cuda:1", {"GPU-7"})])
+def test_workers_of_this_machine_get_a_gpu_each_or_the_one_that_is_named(
+    monkeypatch: pytest.MonkeyPatch, device: str, seen: set[str]
+) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-7")
-    with open_workers(LOCAL) as workers:
+    with open_workers(LOCAL, device) as workers:
         futures = [workers.executor.submit(visible) for _ in range(2)]
         wait(futures)
-        assert {future.result() for future in futures} == {"3", "GPU-7"}
+        assert {future.result() for future in futures} == seen
 
 
 def test_workers_on_other_processors_are_said_and_those_without_aligncut_are_refused() -> None:

@@ -45,7 +45,7 @@ class ThreadWorkers:
 
 
 @contextlib.contextmanager
-def open_threads(scheduler: str) -> Iterator[ThreadWorkers]:
+def open_threads(scheduler: str, device: str) -> Iterator[ThreadWorkers]:
     workers = ThreadWorkers()
     with workers.executor:
         yield workers
