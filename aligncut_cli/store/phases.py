@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from aligncut_cli.console import Console
+from aligncut_cli.machine import undisturbed_imports
 from aligncut_cli.params import RunOptions
 from aligncut_cli.store.crew import Crew, open_crew
 from aligncut_cli.store.phase import Phase as Phase
@@ -68,7 +69,8 @@ def _run_pending(work: Work, build: Callable[[Work], Stage], options: RunOptions
     """Answer from a finished output, or make the stage and run what is pending of its phases, by workers if asked."""
     if work.complete:
         return work.outcome()
-    stage = build(work)
+    with undisturbed_imports():
+        stage = build(work)
     phases = stage.phases()
     plan = replace(stage.plan(), phases={phase.name: len(phase.blocks) for phase in phases})
     with contextlib.ExitStack() as stack:

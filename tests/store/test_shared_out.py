@@ -66,3 +66,13 @@ def test_workers_write_the_bytes_of_one_process(
     assert (" by workers: " in result.err) == (name not in ALONE), result.err
     assert content(tmp_path / name) == content(world / name)
     assert summary_of(tmp_path / name) == summary_of(world / name)
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("name", ["n.zarr", "e.zarr", "t.zarr", "k.zarr", "concepts"])
+def test_processes_of_this_machine_write_the_bytes_of_one(world: Path, tmp_path: Path, name: str) -> None:
+    result = aligncut(*commands(world)[name], "-o", tmp_path / name, "--scheduler", "local:2", "-v")
+    assert result.code == 0, result.err
+    assert " by workers: " in result.err
+    assert content(tmp_path / name) == content(world / name)
+    assert summary_of(tmp_path / name) == summary_of(world / name)
