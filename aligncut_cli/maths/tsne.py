@@ -9,10 +9,9 @@ divergence.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aligncut_cli.errors import BadInput, UsageError
+from aligncut_cli.maths.lanes import Lanes, open_lanes, share_out, sum_in_order
 from aligncut_cli.maths.scatter import add_at_
 from aligncut_cli.maths.tsne_affinities import Affinities, find_affinities, information_of
 from aligncut_cli.maths.tsne_fft import GridRepulsion, Repulsion, degrees_of_freedom, repel_exactly
@@ -39,8 +39,7 @@ _MOMENTUM = 0.8
 # The descent ends where the divergence has fallen by less than this share since it was looked at last.
 _LOOK_EVERY = 25
 _LEAST_FALL = 5e-3
-# Points share their edges out in so many parts; a fixed number, so that the sums do not depend on the processors.
-_PARTS = 8
+_PARTS = 16  # in which points share their edges out
 # No step is longer: a point pulled too far off would widen the grid.
 _LONGEST_STEP = 5.0
 _START_SPREAD = 1e-4
@@ -110,14 +109,16 @@ def fit_tsne(
         # Neighbours near each other in memory make the gathers of every iteration two to three times faster.
         order = _local_order(rows)
         affinities = find_affinities(torch.from_numpy(rows[order]).to(device), perplexity, n_neighbors=n_neighbors)
-        repel = repel_exactly if engine == "exact" else GridRepulsion(n_dims=n_dims, device=device).repel
-        fitted, divergence, iterations = _descend(
-            torch.from_numpy(start[order].T.copy()).to(device),
-            affinities,
-            repel,
-            iterations=iterations,
-            progress=progress,
-        )
+        with open_lanes(device) as lanes:
+            grid = GridRepulsion(n_dims=n_dims, device=device, lanes=lanes)
+            fitted, divergence, iterations = _descend(
+                torch.from_numpy(start[order].T.copy()).to(device),
+                affinities,
+                partial(repel_exactly, lanes=lanes) if engine == "exact" else grid.repel,
+                lanes,
+                iterations=iterations,
+                progress=progress,
+            )
         coords = np.empty_like(start)
         coords[order] = fitted.T.cpu().numpy()
     if not np.isfinite(coords).all():
@@ -129,29 +130,18 @@ def fit_tsne(
     return TsneFit(coords, divergence, engine, iterations, perplexity, n_neighbors)
 
 
-def attract(coords: Tensor, affinities: Affinities) -> Tensor:
+def attract(coords: Tensor, affinities: Affinities, lanes: Lanes | None = None) -> Tensor:
     """Pull along the edges: sum_j p_ij u_ij (y_i - y_j) with u = 1 / (1 + r^2 / dof), times 2 n.
 
     coords  : (d, n) float32
+    lanes   : that share the points out
     returns : (d, n)
     """
-    return _sum_parts([_attract_from(coords, affinities, part) for part in _share_out(coords.shape[1])])
+    parts = [partial(_attract_from, coords, affinities, part) for part in share_out(coords.shape[1], _PARTS)]
+    return sum_in_order((lanes or Lanes()).run(parts))
 
 
-def _share_out(n_points: int) -> list[range]:
-    """Cut points into at most eight parts, the same on every machine."""
-    step = max(1, -(-n_points // _PARTS))
-    return [range(start, min(start + step, n_points)) for start in range(0, n_points, step)]
-
-
-def _sum_parts(parts: list[Tensor]) -> Tensor:
-    total = parts[0]
-    for part in parts[1:]:
-        total += part
-    return total
-
-
-def _attract_from(coords: Tensor, affinities: Affinities, points: range) -> Tensor:
+def _attract_from(coords: Tensor, affinities: Affinities, points: slice) -> Tensor:
     """Pull along the edges from some points to their neighbours, at both ends: (d, n)."""
     n_dims = len(coords)
     dof = degrees_of_freedom(n_dims)
@@ -223,6 +213,7 @@ def _descend(
     coords: Tensor,
     affinities: Affinities,
     repel: Callable[[Tensor], Repulsion],
+    lanes: Lanes,
     *,
     iterations: int,
     progress: Callable[[int, int], None] | None,
@@ -235,63 +226,32 @@ def _descend(
     exaggerated = min(_EXAGGERATED_ITERATIONS, iterations // 4)
     information, last = information_of(affinities), math.inf
     update, gains = torch.zeros_like(coords), torch.ones_like(coords)
-    with _two_lanes(coords.device) as lanes:
-        for iteration in range(iterations + 1):
-            pull, repulsion = _find_forces(coords, affinities, repel, lanes)
-            late = iteration - exaggerated
-            if iteration == iterations or (late > 0 and late % _LOOK_EVERY == 0):
-                divergence = divergence_of(coords, affinities, repulsion, information)
-                if iteration == iterations or 0 <= last - divergence < _LEAST_FALL * last:
-                    break
-                last = divergence
-            if late == 0:
-                update.zero_()
-                gains.fill_(1.0)
-            exaggeration = _EXAGGERATION if late < 0 else 1.0
-            # scikit-learn has 50 at least even for a few points, whose map then explodes, and half of the momentum.
-            # The rate is for a quarter of the gradient, as its authors counted.
-            rate = max(n_points / exaggeration, 0.4 * min(n_points, 200.0)) / 4
-            gradient = gradient_of(pull, repulsion, exaggeration=exaggeration)
-            gains = torch.where(update * gradient < 0, gains + 0.2, gains * 0.8).clamp_(min=0.01)
-            update.mul_(_MOMENTUM).addcmul_(gains, gradient, value=-rate)
-            length = update.square().sum(0, keepdim=True).sqrt_()
-            update.mul_(_LONGEST_STEP / length.clamp_(min=_LONGEST_STEP))
-            coords = coords + update
-            if progress is not None:
-                progress(iteration + 1, iterations)
+    for iteration in range(iterations + 1):
+        pull, repulsion = attract(coords, affinities, lanes), repel(coords)
+        late = iteration - exaggerated
+        if iteration == iterations or (late > 0 and late % _LOOK_EVERY == 0):
+            divergence = divergence_of(coords, affinities, repulsion, information)
+            if iteration == iterations or 0 <= last - divergence < _LEAST_FALL * last:
+                break
+            last = divergence
+        if late == 0:
+            update.zero_()
+            gains.fill_(1.0)
+        exaggeration = _EXAGGERATION if late < 0 else 1.0
+        # scikit-learn has 50 at least even for a few points, whose map then explodes, and half of the momentum.
+        # The rate is for a quarter of the gradient, as its authors counted.
+        rate = max(n_points / exaggeration, 0.4 * min(n_points, 200.0)) / 4
+        gradient = gradient_of(pull, repulsion, exaggeration=exaggeration)
+        gains = torch.where(update * gradient < 0, gains + 0.2, gains * 0.8).clamp_(min=0.01)
+        update.mul_(_MOMENTUM).addcmul_(gains, gradient, value=-rate)
+        length = update.square().sum(0, keepdim=True).sqrt_()
+        update.mul_(_LONGEST_STEP / length.clamp_(min=_LONGEST_STEP))
+        coords = coords + update
+        if progress is not None:
+            progress(iteration + 1, iterations)
     if progress is not None and iteration < iterations:
         progress(iteration, iteration)
     return coords, divergence, iteration
-
-
-@contextmanager
-def _two_lanes(device: torch.device) -> Iterator[Executor | None]:
-    """Give two threads that share the processors, since scattered sums and small steps keep only one busy.
-
-    None where there is one processor, or a GPU, which does one thing after another. Each has half of torch's threads,
-    whose number is a thread's own.
-    """
-    threads = torch.get_num_threads()
-    if device.type != "cpu" or threads < 2:
-        yield None
-        return
-    torch.set_num_threads(threads // 2)
-    try:
-        with ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(threads // 2,)) as lanes:
-            yield lanes
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _find_forces(
-    coords: Tensor, affinities: Affinities, repel: Callable[[Tensor], Repulsion], lanes: Executor | None
-) -> tuple[Tensor, Repulsion]:
-    """Pull and repulsion of a map; whichever thread is free takes the next part."""
-    if lanes is None:
-        return attract(coords, affinities), repel(coords)
-    repulsion = lanes.submit(repel, coords)
-    parts = [lanes.submit(_attract_from, coords, affinities, part) for part in _share_out(coords.shape[1])]
-    return _sum_parts([part.result() for part in parts]), repulsion.result()
 
 
 def _fit_by_sklearn(

@@ -11,22 +11,25 @@ times coarser.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from aligncut_cli.maths.lanes import Lanes, share_out, sum_in_order
 from aligncut_cli.maths.scatter import add_at_
 from aligncut_cli.maths.tsne_pairs import NARROW, NearPairs
 
 # Spacings of the grid in units of the map. The fine one has errors of 1e-3 of the forces' root mean square in 2-D and
 # 5e-3 in 3-D. There, from so many cells along an axis on, the near pairs are summed one by one and the grid may be
-# wider, with errors of 5e-3; a map too dense for that has the fine one up to so many cells again, or else the coarse
-# one: 2e-2.
+# wider, with errors of 5e-3, if there are fewer to look at than cells of the fine one: both take as long. A denser map
+# has the fine one up to so many cells, or else the coarse one: 2e-2.
 _FINE = {2: 0.25, 3: 0.35}
 _PAIRS_FROM_CELLS = 64
-_WITH_PAIRS = 0.75
-_FINE_UP_TO_CELLS = 144
+_WITH_PAIRS = 0.9
+_FINE_UP_TO_CELLS = 240
 _COARSE = 0.5
 # Cells along an axis at most, which bounds the memory to 1 GiB in 2-D and 2 GiB in 3-D; a map still wider gets
 # wider ones.
@@ -41,6 +44,8 @@ _MARGIN = 24
 _ONE_LEVEL_UP_TO = 32
 # Points in a block, 4^d nodes each: on a CPU they stay in its cache.
 _BLOCK = {"cpu": 4096, "cuda": 1 << 18}
+# Slabs of the grid that are transformed one by one: on a CPU they stay in its cache, and lanes share them out.
+_SLABS = {"cpu": 32}
 
 
 @dataclass(frozen=True)
@@ -62,10 +67,11 @@ def degrees_of_freedom(n_dims: int) -> int:
     return max(n_dims - 1, 1)
 
 
-def repel_exactly(coords: Tensor) -> Repulsion:
+def repel_exactly(coords: Tensor, lanes: Lanes | None = None) -> Repulsion:
     """Sum the kernel over all pairs by tiles of a distance matrix, O(n^2).
 
     coords : (d, n) float32
+    lanes  : that share the tiles out
     """
     n_dims, n_points = coords.shape
     dof = degrees_of_freedom(n_dims)
@@ -73,16 +79,17 @@ def repel_exactly(coords: Tensor) -> Repulsion:
     square = coords.square().sum(0)
     ones_and_coords = torch.cat([torch.ones_like(coords[:1]), coords])
     potential, gradient = torch.empty_like(square), torch.empty_like(coords)
-    for start in range(0, n_points, tile):
-        rows = coords[:, start : start + tile]
-        base = torch.addmm(square / dof + 1, rows.T, coords, alpha=-2 / dof) + (
-            square[start : start + tile, None] / dof
-        )
+
+    def fill(some: slice) -> None:
+        rows = coords[:, some]
+        base = torch.addmm(square / dof + 1, rows.T, coords, alpha=-2 / dof) + (square[some, None] / dof)
         share = base.clamp_(min=1.0).reciprocal_()
         kernel = share if dof == 1 else share ** ((dof + 1) / 2)
-        potential[start : start + tile] = kernel.sum(1)
+        potential[some] = kernel.sum(1)
         sums = ones_and_coords @ (kernel * share).T
-        gradient[:, start : start + tile] = (sums[1:] - rows * sums[0]) * ((dof + 1) / dof)
+        gradient[:, some] = (sums[1:] - rows * sums[0]) * ((dof + 1) / dof)
+
+    (lanes or Lanes()).run([partial(fill, some) for some in share_out(n_points, -(-n_points // tile))])
     return Repulsion(potential, gradient, 0.0)
 
 
@@ -91,14 +98,15 @@ class GridRepulsion:
 
     n_dims : 2 or 3
     device : of the coordinates
+    lanes  : that share out the points, and the grid
     """
 
-    def __init__(self, *, n_dims: int, device: torch.device) -> None:
-        self._n_dims, self._device = n_dims, device
+    def __init__(self, *, n_dims: int, device: torch.device, lanes: Lanes | None = None) -> None:
+        self._n_dims, self._device, self._lanes = n_dims, device, lanes or Lanes()
         self._dof = degrees_of_freedom(n_dims)
         self._nodes, self._spacing, self._offset = 0, 0.0, 0.0
         self._near = self._far = self._coarsen = torch.empty(0)
-        self._pairs = NearPairs(dof=self._dof, device=device)
+        self._pairs = NearPairs(dof=self._dof, device=device, lanes=self._lanes)
         self._with_pairs = False
 
     def repel(self, coords: Tensor) -> Repulsion:
@@ -114,40 +122,48 @@ class GridRepulsion:
         spacing, with_pairs = self._choose_spacing(coords, span)
         spacing, nodes = self._size_grid(span, spacing)
         if n_points**2 <= nodes**self._n_dims:
-            return repel_exactly(coords)
+            return repel_exactly(coords, self._lanes)
         self._prepare(spacing, nodes, with_pairs=with_pairs)
         # With nodes that stay where they are, the steps descend one smooth approximation of the divergence; nodes
         # that moved with the map's rim would add noise.
         low = (low / self._spacing).floor() * self._spacing
-        block = _BLOCK.get(coords.device.type, 1 << 18)
-        charges = coords.new_zeros(self._nodes**self._n_dims)
-        for part in coords.split(block, dim=1):
-            at, fraction = self._locate(part, low)
-            add_at_(charges, at.reshape(-1), _outer_product(_spline(fraction)).reshape(-1))
-        field = self._convolve_kernel(charges.view([self._nodes] * self._n_dims)).reshape(-1)
-        potentials, gradients = [], []
-        for part in coords.split(block, dim=1):
-            at, fraction = self._locate(part, low)
-            values = torch.index_select(field, 0, at.reshape(-1)).view(at.shape)
-            potential, gradient = _interpolate(values, _spline(fraction), _spline_slope(fraction))
-            potentials.append(potential)
-            gradients.append(gradient)
-        potential = torch.cat(potentials).add_(self._offset * n_points)
-        gradient = torch.cat(gradients, dim=1).div_(spacing)
+        blocks = coords.split(_BLOCK.get(coords.device.type, 1 << 18), dim=1)
+        halves = share_out(len(blocks), 2)
+        spread = [partial(self._spread, blocks[half], low) for half in halves]
+        parts = self._lanes.run([*spread, *(self._pairs.parts() if with_pairs else [])])
+        field = self._convolve_kernel(sum_in_order(parts[: len(halves)])).reshape(-1)
+        found = torch.cat(self._lanes.run([partial(self._read, field, block, low) for block in blocks]), dim=1)
+        potential, gradient = found[0].add_(self._offset * n_points), found[1:].div_(spacing)
         if with_pairs:
-            near_potential, near_gradient = self._pairs.sum(coords)
+            near_potential, near_gradient = self._pairs.add_up(parts[len(halves) :])
             potential += near_potential
             gradient += near_gradient
         return Repulsion(potential, gradient, spacing)
 
+    def _spread(self, blocks: Sequence[Tensor], low: Tensor) -> Tensor:
+        """Density of the points on the grid, (nodes,) * d."""
+        charges = low.new_zeros(self._nodes**self._n_dims)
+        for block in blocks:
+            at, fraction = self._locate(block, low)
+            add_at_(charges, at.reshape(-1), _outer_product(_spline(fraction)).reshape(-1))
+        return charges.view([self._nodes] * self._n_dims)
+
+    def _read(self, field: Tensor, block: Tensor, low: Tensor) -> Tensor:
+        """Potential and its gradient in cells at some points, (1 + d, n), from the coefficients of all nodes."""
+        at, fraction = self._locate(block, low)
+        values = torch.index_select(field, 0, at.reshape(-1)).view(at.shape)
+        potential, gradient = _interpolate(values, _spline(fraction), _spline_slope(fraction))
+        return torch.cat([potential[None], gradient])
+
     def _choose_spacing(self, coords: Tensor, span: float) -> tuple[float, bool]:
         """Spacing in units of the map, and whether near pairs are summed one by one."""
         fine = _FINE[self._n_dims]
-        if self._n_dims == 2 or span <= fine * _PAIRS_FROM_CELLS:
+        cells = span / fine
+        if self._n_dims == 2 or cells <= _PAIRS_FROM_CELLS:
             return fine, False
-        if self._pairs.refresh(coords):
+        if self._pairs.look(coords, most_candidates=int(cells**3)):
             return _WITH_PAIRS, True
-        return (fine if span <= fine * _FINE_UP_TO_CELLS else _COARSE), False
+        return (fine if cells <= _FINE_UP_TO_CELLS else _COARSE), False
 
     def _size_grid(self, span: float, spacing: float) -> tuple[float, int]:
         """Spacing, this one if it will do, and nodes along an axis; in coarse steps so that spectra can be kept."""
@@ -180,10 +196,12 @@ class GridRepulsion:
 
         returns : (size, ..., size // 2 + 1) float32; real, as the kernel is even
         """
-        lag = torch.arange(size // 2 + 1, device=self._device, dtype=torch.float64) * spacing
-        square = lag**2
+        # Squared lags are whole multiples of the squared spacing, far fewer of them than nodes.
+        lag = torch.arange(size // 2 + 1, device=self._device)
+        lags = lag**2
         for _ in range(self._n_dims - 1):
-            square = square[..., None] + lag**2
+            lags = lags[..., None] + lag**2
+        square = torch.arange(int(lags.amax()) + 1, device=self._device, dtype=torch.float64) * spacing**2
         base = 1 + square / self._dof
         exponent = (self._dof + 1) / 2
         kernel = base**-exponent - self._offset
@@ -196,35 +214,54 @@ class GridRepulsion:
             if part == "near" and self._with_pairs:
                 weight -= torch.special.gammaincc(order, NARROW * self._dof * base)
             kernel = kernel * weight
-        unfold = torch.arange(size, device=self._device)
-        unfold = torch.minimum(unfold, size - unfold)
-        for axis in range(self._n_dims):
-            kernel = kernel.index_select(axis, unfold)
-        spectrum: Tensor = torch.fft.rfftn(kernel).real
         # Least squares: of all kernels between splines, the nearest to this one. A spline has the spectrum sinc^4;
         # its products with its own shifts are the spline of order 8 at the nodes.
-        turn = torch.arange(size, device=self._device, dtype=torch.float64) / size
-        turn = torch.minimum(turn, 1 - turn)
-        angle = 2 * math.pi * turn
-        overlap = (2416 + 2382 * torch.cos(angle) + 240 * torch.cos(2 * angle) + 2 * torch.cos(3 * angle)) / 5040
-        prefilter = (torch.sinc(turn) ** 4 / overlap) ** 2
-        for axis in range(self._n_dims):
-            along = [-1 if other == axis else 1 for other in range(self._n_dims)]
-            spectrum = spectrum * prefilter[: spectrum.shape[axis]].view(along)
-        return spectrum.to(torch.float32)
+        angle = 2 * math.pi * (lag[:, None] * lag % size).double() / size
+        one, two, three = (torch.cos(k * angle[1]) for k in (1, 2, 3))
+        overlap = (2416 + 2382 * one + 240 * two + 2 * three) / 5040
+        prefilter = (torch.sinc(lag.double() / size) ** 4 / overlap) ** 2
+        # The kernel is even along each axis, and so its transform there a sum of cosines; all lags but the first and
+        # the last come twice.
+        twice = torch.where((lag == 0) | (lag == size // 2), 1.0, 2.0)
+        cosines = prefilter[:, None] * torch.cos(angle) * twice
+        spectrum = kernel[lags]
+        for _ in range(self._n_dims):
+            spectrum = torch.tensordot(spectrum, cosines, dims=([0], [1]))
+        unfold = torch.arange(size, device=self._device)
+        unfold = torch.minimum(unfold, size - unfold)
+        spectrum = spectrum.to(torch.float32)
+        for axis in range(self._n_dims - 1):
+            spectrum = spectrum.index_select(axis, unfold)
+        return spectrum
 
     def _convolve_kernel(self, charges: Tensor) -> Tensor:
         """Spline coefficients of the potential from those of the density, both (nodes,) * d."""
-        field = _convolve(charges, self._near)
+        field = _convolve(charges, self._near, self._lanes)
         if self._far.numel():
-            # tensordot puts the axis just done last, so after d of them the axes are in order again.
-            for _ in range(self._n_dims):
-                charges = torch.tensordot(charges, self._coarsen, dims=([0], [1]))
-            far = _convolve(charges, self._far)
-            for _ in range(self._n_dims):
-                far = torch.tensordot(far, self._coarsen, dims=([0], [0]))
-            field += far
+            far = _convolve(self._turn_each_axis(charges, self._coarsen), self._far, self._lanes)
+            self._turn_each_axis(far, self._coarsen.T, onto=field)
         return field
+
+    def _turn_each_axis(self, values: Tensor, matrix: Tensor, onto: Tensor | None = None) -> Tensor:
+        """Multiply each axis by a matrix, slab by slab of the first.
+
+        values  : (n,) * d
+        matrix  : (m, n)
+        onto    : (m,) * d that the result is added to; otherwise to zeros
+        returns : (m,) * d
+        """
+        m, n = matrix.shape
+        slabs = _SLABS.get(values.device.type, 1)
+        if m > n:  # the first axis where the other ones are short
+            values = (matrix @ values.flatten(1)).view(m, *values.shape[1:])
+        turned = values.new_zeros(len(values), *[m] * (self._n_dims - 1)) if onto is None else onto
+
+        def turn(some: slice) -> None:
+            part = values[some] @ matrix.T
+            turned[some] += matrix @ part if self._n_dims == 3 else part
+
+        self._lanes.run([partial(turn, some) for some in share_out(len(values), slabs)])
+        return turned if m > n else (matrix @ turned.flatten(1)).view([m] * self._n_dims)
 
     def _locate(self, coords: Tensor, low: Tensor) -> tuple[Tensor, Tensor]:
         """Flat indices of the 4^d nodes around each point, (4,) * d + (n,), and its place within its cell, (d, n)."""
@@ -283,10 +320,33 @@ def _contract(values: Tensor, weights: Tensor) -> Tensor:
     return total
 
 
-def _convolve(charges: Tensor, spectrum: Tensor) -> Tensor:
-    size = [len(spectrum)] * charges.ndim
-    field: Tensor = torch.fft.irfftn(torch.fft.rfftn(charges, size) * spectrum, size)
-    return field[tuple(slice(0, nodes) for nodes in charges.shape)]
+def _convolve(charges: Tensor, spectrum: Tensor, lanes: Lanes) -> Tensor:
+    """Convolve with a kernel, axis by axis in slabs, so that what is zero or not asked for is left out.
+
+    charges  : (nodes,) * d, taken for zero beyond
+    spectrum : (size, ..., size // 2 + 1) of the kernel, size at least the nodes
+    returns  : (nodes,) * d
+    """
+    nodes, size, slabs = len(charges), len(spectrum), _SLABS.get(charges.device.type, 1)
+    others = [size] * (charges.ndim - 1)
+    axes = tuple(range(1, charges.ndim))
+    inner = tuple(slice(0, nodes) for _ in axes)
+    half = charges.new_empty(nodes, *spectrum.shape[1:], dtype=torch.complex64)
+    field = torch.empty_like(charges)
+
+    def forward(some: slice) -> None:
+        half[some] = torch.fft.rfftn(charges[some], others, dim=axes)
+
+    def across(some: slice) -> None:
+        columns = torch.fft.fft(half[:, some], size, dim=0).mul_(spectrum[:, some])
+        half[:, some] = torch.fft.ifft(columns, dim=0)[:nodes]
+
+    def back(some: slice) -> None:
+        field[some] = torch.fft.irfftn(half[some], others, dim=axes)[(slice(None), *inner)]
+
+    for step, count in ((forward, nodes), (across, half.shape[1]), (back, nodes)):
+        lanes.run([partial(step, some) for some in share_out(count, slabs)])
+    return field
 
 
 def _coarsening(nodes: int) -> Tensor:

@@ -7,34 +7,37 @@ r^2 / dof)) with a = (dof + 1) / 2; the grid has the rest.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
 import torch
 from torch import Tensor
 
+from aligncut_cli.maths.lanes import Lanes, share_out, sum_in_order
 from aligncut_cli.maths.scatter import add_at_
 
 # Of the Gaussians exp(-s r^2) in the kernel those with s above this are short-ranged; beyond the reach they are
 # dropped, which takes 3e-4 off the sum of the kernel over a fitted map.
-NARROW = 0.5
-REACH = 3.0
-# A list of pairs also has those that are this much beyond the reach, and is kept until some point has moved half of
-# it.
-_SKIN = 0.5
-# Pairs to look at per point, at most; a denser map is narrow enough for a fine grid.
-_MOST_CANDIDATES = 256
+NARROW = 0.35
+REACH = 3.6
 _MOST_CELLS = 128
 _TABLE = 1 << 16
 # Pairs in a block: on a CPU they stay in its cache.
 _BLOCK = {"cpu": 1 << 17, "cuda": 1 << 24}
+_PARTS = 16  # in which the blocks are shared out
 
 
 class NearPairs:
-    """Sums the short-ranged part of the kernel over pairs; keeps their list while points move little.
+    """Sums the short-ranged part of the kernel over pairs.
 
     dof    : degrees of freedom of the kernel
     device : of the coordinates
+    lanes  : that share the points out
     """
 
-    def __init__(self, *, dof: int, device: torch.device) -> None:
+    def __init__(self, *, dof: int, device: torch.device, lanes: Lanes | None = None) -> None:
+        self._lanes = lanes or Lanes()
         exponent = (dof + 1) / 2
         square = (torch.arange(_TABLE, dtype=torch.float64) + 0.5) * (REACH**2 / _TABLE)
         base = 1 + square / dof
@@ -46,48 +49,89 @@ class NearPairs:
             torch.cat([values, values.new_zeros(1)]).to(device, torch.float32) for values in (kernel, slope)
         )
         self._at_zero = float(torch.special.gammaincc(order[:1], torch.full_like(order[:1], NARROW * dof)))
-        self._built_at: Tensor | None = None
-        self._pairs = torch.empty(2, 0, dtype=torch.int32, device=device)
+        self._near: Neighbourhoods | None = None
 
-    def refresh(self, coords: Tensor) -> bool:
-        """Look for pairs again if points have moved; say whether there are few enough.
-
-        coords : (d, n) float32
-        """
-        if self._built_at is not None and self._built_at.shape == coords.shape:
-            moved = (coords - self._built_at).square().sum(0).amax().sqrt()
-            if float(moved) < _SKIN / 2:
-                return True
-        pairs = find_near_pairs(coords, REACH + _SKIN, most_candidates=_MOST_CANDIDATES * coords.shape[1])
-        self._built_at = None if pairs is None else coords.clone()
-        if pairs is not None:
-            self._pairs = pairs
-        return pairs is not None
-
-    def sum(self, coords: Tensor) -> tuple[Tensor, Tensor]:
-        """Potential of each point, its own part included, and gradient: (n,) and (d, n); the list must be fresh.
+    def look(self, coords: Tensor, *, most_candidates: int) -> bool:
+        """Look where pairs may be; say whether they are to be found among so many.
 
         coords : (d, n) float32
         """
-        potential = torch.full_like(coords[0], self._at_zero)
-        gradient = torch.zeros_like(coords)
-        for first, second in self._pairs.split(_BLOCK.get(coords.device.type, 1 << 24), dim=1):
-            apart = [torch.index_select(along, 0, first).sub_(torch.index_select(along, 0, second)) for along in coords]
-            square = torch.stack(apart).square_().sum(0)
+        # In most steps some point moves as far as would make a list of pairs useless for the next.
+        self._near = find_neighbourhoods(coords, REACH, most_candidates=most_candidates)
+        return self._near is not None
+
+    def sum(self) -> tuple[Tensor, Tensor]:
+        """Potential of each point that was looked at, its own part included, and gradient: (n,) and (d, n)."""
+        return self.add_up(self._lanes.run(self.parts()))
+
+    def parts(self) -> list[partial[Tensor]]:
+        """Return what has to be run for `add_up`."""
+        near = self._near
+        if near is None:
+            raise ValueError("nothing was looked at, or there are too many pairs")
+        return [partial(self._sum_some, near, near.blocks[part]) for part in share_out(len(near.blocks), _PARTS)]
+
+    def add_up(self, parts: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Return potential and gradient from what the parts have returned."""
+        near, total = self._near, sum_in_order(parts)
+        if near is not None:
+            total = torch.empty_like(total).index_copy_(1, near.order, total)
+        return total[0] + self._at_zero, total[1:]
+
+    def _sum_some(self, near: Neighbourhoods, blocks: Sequence[slice]) -> Tensor:
+        """Potential and gradient, (1 + d, n) in the order of the cells, that the pairs of some points make."""
+        total = near.placed.new_zeros(1 + len(near.placed), near.placed.shape[1])
+        for block in blocks:
+            first, second, apart, square = near.find_pairs(block)
             entry = square.mul_(_TABLE / REACH**2).clamp_(max=_TABLE).to(torch.int32)
             kernel = torch.index_select(self._kernel, 0, entry)
             for ends in (first, second):
-                add_at_(potential, ends, kernel)
+                add_at_(total[0], ends, kernel)
             slope = torch.index_select(self._slope, 0, entry)
-            for axis, along in enumerate(apart):
+            for axis, along in enumerate(apart, start=1):
                 along.mul_(slope)
-                add_at_(gradient[axis], first, along)
-                add_at_(gradient[axis], second, along, alpha=-1)
-        return potential, gradient
+                add_at_(total[axis], first, along)
+                add_at_(total[axis], second, along, alpha=-1)
+        return total
 
 
-def find_near_pairs(coords: Tensor, reach: float, *, most_candidates: int) -> Tensor | None:
-    """Every pair of points within the reach, once: (2, pairs) int32; None if too many would have to be looked at.
+@dataclass(frozen=True)
+class Neighbourhoods:
+    """Points in the order of their cells, and for each the runs of this order in which its neighbours are.
+
+    order   : (n,) which point is at each place
+    placed  : (d, n) coordinates in that order
+    begins  : (n, runs) first place of each run
+    lengths : (n, runs)
+    blocks  : of places, each with about as many candidates
+    reach   : of pairs
+    """
+
+    order: Tensor
+    placed: Tensor
+    begins: Tensor
+    lengths: Tensor
+    blocks: Sequence[slice]
+    reach: float
+
+    def find_pairs(self, block: slice) -> tuple[Tensor, Tensor, list[Tensor], Tensor]:
+        """Return places of both points of every near pair of some places, difference along each axis, and square."""
+        runs = self.lengths[block]
+        offset = self.begins[block].reshape(-1) - (runs.reshape(-1).cumsum(0) - runs.reshape(-1))
+        place = torch.arange(block.start, block.stop, device=runs.device)
+        first = torch.repeat_interleave(place, runs.sum(1))
+        second = torch.repeat_interleave(offset, runs.reshape(-1))
+        second += torch.arange(len(second), device=runs.device)
+        apart = [torch.index_select(line, 0, first).sub_(torch.index_select(line, 0, second)) for line in self.placed]
+        square = torch.zeros_like(apart[0])
+        for along in apart:
+            square.addcmul_(along, along)
+        near = (square <= self.reach**2).nonzero()[:, 0]
+        return first[near], second[near], [along[near] for along in apart], square[near]
+
+
+def find_neighbourhoods(coords: Tensor, reach: float, *, most_candidates: int) -> Neighbourhoods | None:
+    """Say where every pair of points within the reach is to be found once; None if that is among too many.
 
     Points are sorted by cell. The cells around one are runs of three along the last axis, each one range of sorted
     points; half of the runs and the rest of the own one hold every pair once.
@@ -112,26 +156,12 @@ def find_near_pairs(coords: Tensor, reach: float, *, most_candidates: int) -> Te
     order = name.argsort(stable=True)
     name = name[order]
     stops = torch.bincount(name, minlength=side**n_dims).cumsum(0)
-    place = torch.arange(n_points, device=device)
+    after = torch.arange(1, n_points + 1, device=device)
     # A run from cell a to cell b starts where the cell before a stops.
-    begins = torch.cat([(place + 1)[:, None], stops[name[:, None] + shifts - 2]], dim=1)
+    begins = torch.cat([after[:, None], stops[name[:, None] + shifts - 2]], dim=1)
     lengths = torch.cat([stops[name + 1][:, None], stops[name[:, None] + shifts + 1]], dim=1) - begins
     candidates = int(lengths.sum())
     if candidates > most_candidates:
         return None
-    placed = coords[:, order]
-    found = []
-    block = max(1, _BLOCK.get(device.type, 1 << 24) * n_points // max(1, candidates))
-    for start in range(0, n_points, block):
-        runs = lengths[start : start + block]
-        offset = begins[start : start + block].reshape(-1) - (runs.reshape(-1).cumsum(0) - runs.reshape(-1))
-        first = torch.repeat_interleave(place[start : start + block], runs.sum(1))
-        second = torch.repeat_interleave(offset, runs.reshape(-1))
-        second += torch.arange(len(second), device=device)
-        square = torch.zeros_like(first, dtype=coords.dtype)
-        for along in placed:
-            apart = torch.index_select(along, 0, first).sub_(torch.index_select(along, 0, second))
-            square.addcmul_(apart, apart)
-        near = (square <= reach**2).nonzero()[:, 0]
-        found.append(torch.stack([order[first[near]], order[second[near]]]).to(torch.int32))
-    return torch.cat(found, dim=1)
+    blocks = share_out(n_points, 1 + candidates // _BLOCK.get(device.type, 1 << 24))
+    return Neighbourhoods(order, coords[:, order], begins, lengths, blocks, reach)

@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from aligncut_cli.maths import tsne_fft, tsne_pairs
+from aligncut_cli.maths import tsne_fft
 from aligncut_cli.maths.tsne_fft import GridRepulsion, degrees_of_freedom, repel_exactly
+from aligncut_cli.maths.tsne_pairs import NearPairs
 
 
 def cloud(n_dims: int, n_points: int, span: float, seed: int = 0) -> torch.Tensor:
@@ -70,7 +71,7 @@ def test_with_near_pairs_the_grid_may_be_wide() -> None:
 def test_a_map_too_dense_for_pairs_has_a_finer_grid(monkeypatch: pytest.MonkeyPatch) -> None:
     coords = thin_map(2500, 40.0)
     _, gradient = sum_pairs_by_definition(coords)
-    monkeypatch.setattr(tsne_pairs, "_MOST_CANDIDATES", 1)
+    monkeypatch.setattr(NearPairs, "look", lambda *given, **named: False)
     found = GridRepulsion(n_dims=3, device=coords.device).repel(coords)
     assert found.spacing == tsne_fft._FINE[3]
     assert relative_error(found.gradient, gradient) < 6e-3
