@@ -38,11 +38,11 @@ def make_crops(photos: Path, masks: Path, folder: Path, n_images: int) -> None:
     np.save(folder / "responses" / "responses.npy", rng.standard_normal((n_images, VOXELS)).astype(np.float32))
 
 
-def stages(n_sample: int, points: int) -> dict[str, list[str]]:
+def stages(n_sample: int, points: int, precision: str) -> dict[str, list[str]]:
     """Return the commands in order, by the name of their output."""
     weights = [part for name in ("clip", "dino", "mae") for part in ("--weights", f"{name}=random")]
     return {
-        "features.zarr": ["extract", "photos", *weights],
+        "features.zarr": ["extract", "photos", *weights, "--precision", precision],
         "alignment.zarr": ["align", "features.zarr", "--responses", "responses"],
         "eigs.zarr": ["eigs", "features.zarr", "--alignment", "alignment.zarr", "--n-sample", str(n_sample)],
         "nystrom.zarr": ["eigs", "features.zarr", "--extend", "nystrom", "--n-sample", "4000"],
@@ -65,13 +65,14 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--n-sample", type=int, default=50_000)
     parser.add_argument("--points", type=int, default=100_000, help="points that t-SNE is fitted on")
+    parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "aligncut-pipeline")
     parser.add_argument("--only", nargs="+", help="outputs to make, such as eigs.zarr tsne.zarr")
     given = parser.parse_args()
     if not (given.folder / "responses" / "responses.npy").exists():
         make_crops(given.photos, given.masks, given.folder, given.images)
     print("| stage | wall s | CPU s | peak RAM, GB | written, GB | files |\n|---|---|---|---|---|---|")
-    for output, command in stages(given.n_sample, given.points).items():
+    for output, command in stages(given.n_sample, given.points, given.precision).items():
         if given.only and output not in given.only:
             continue
         path = given.folder / output
