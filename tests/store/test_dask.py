@@ -16,7 +16,7 @@ import pytest
 
 from tests.conftest import aligncut, done, spawn
 from tests.store.counted_pages import EXPECTED, N_PAGES, read_pages
-from tests.store.shared_world import commands, content, make_world, summary_of
+from tests.store.shared_world import ALONE, commands, content, make_world, summary_of
 from tests.store.test_crew import markers, start, wait_until
 
 pytest.importorskip("distributed")
@@ -105,6 +105,23 @@ def test_three_workers_write_the_bytes_of_one_process(cluster: Cluster, world: P
     assert " by workers: " in result.err
     assert content(tmp_path / name) == content(world / name)
     assert summary_of(tmp_path / name) == summary_of(world / name)
+
+
+@pytest.fixture(scope="module")
+def whole_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_world(tmp_path_factory.mktemp("whole"))
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("name", [name for name in commands(Path()) if name not in ALONE])
+def test_three_workers_write_the_bytes_of_one_process_in_every_stage(
+    cluster: Cluster, whole_world: Path, tmp_path: Path, name: str
+) -> None:
+    result = aligncut(*commands(whole_world)[name], "-o", tmp_path / name, "--scheduler", cluster.where, "-v")
+    assert result.code == 0, result.err
+    assert " by workers: " in result.err
+    assert content(tmp_path / name) == content(whole_world / name)
+    assert summary_of(tmp_path / name) == summary_of(whole_world / name)
 
 
 @pytest.mark.cluster
