@@ -32,6 +32,9 @@ class Lanes:
         return [future.result() for future in futures]
 
 
+ONE_LANE = Lanes()
+
+
 @contextmanager
 def open_lanes(device: torch.device) -> Iterator[Lanes]:
     """Give as many lanes as torch has threads, which has one in each meanwhile.
@@ -40,12 +43,12 @@ def open_lanes(device: torch.device) -> Iterator[Lanes]:
     """
     threads = torch.get_num_threads()
     if device.type != "cpu":
-        yield Lanes()
+        yield ONE_LANE
         return
     torch.set_num_threads(1)  # the number is a thread's own
     try:
         with ThreadPoolExecutor(min(threads, _MOST_LANES), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield Lanes(pool if threads > 1 else None)
+            yield Lanes(pool) if threads > 1 else ONE_LANE
     finally:
         torch.set_num_threads(threads)
 

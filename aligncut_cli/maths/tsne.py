@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aligncut_cli.errors import BadInput, UsageError
-from aligncut_cli.maths.lanes import Lanes, open_lanes, share_out, sum_in_order
+from aligncut_cli.maths.lanes import ONE_LANE, Lanes, open_lanes, share_out, sum_in_order
 from aligncut_cli.maths.scatter import add_at_
 from aligncut_cli.maths.tsne_affinities import Affinities, find_affinities, information_of
 from aligncut_cli.maths.tsne_fft import GridRepulsion, Repulsion, degrees_of_freedom, repel_exactly
@@ -110,11 +110,14 @@ def fit_tsne(
         order = _local_order(rows)
         affinities = find_affinities(torch.from_numpy(rows[order]).to(device), perplexity, n_neighbors=n_neighbors)
         with open_lanes(device) as lanes:
-            grid = GridRepulsion(n_dims=n_dims, device=device, lanes=lanes)
+            if engine == "exact":
+                repel: Callable[[Tensor], Repulsion] = partial(repel_exactly, lanes=lanes)
+            else:
+                repel = GridRepulsion(n_dims=n_dims, device=device, lanes=lanes).repel
             fitted, divergence, iterations = _descend(
                 torch.from_numpy(start[order].T.copy()).to(device),
                 affinities,
-                partial(repel_exactly, lanes=lanes) if engine == "exact" else grid.repel,
+                repel,
                 lanes,
                 iterations=iterations,
                 progress=progress,
@@ -130,7 +133,7 @@ def fit_tsne(
     return TsneFit(coords, divergence, engine, iterations, perplexity, n_neighbors)
 
 
-def attract(coords: Tensor, affinities: Affinities, lanes: Lanes | None = None) -> Tensor:
+def attract(coords: Tensor, affinities: Affinities, lanes: Lanes = ONE_LANE) -> Tensor:
     """Pull along the edges: sum_j p_ij u_ij (y_i - y_j) with u = 1 / (1 + r^2 / dof), times 2 n.
 
     coords  : (d, n) float32
@@ -138,7 +141,7 @@ def attract(coords: Tensor, affinities: Affinities, lanes: Lanes | None = None) 
     returns : (d, n)
     """
     parts = [partial(_attract_from, coords, affinities, part) for part in share_out(coords.shape[1], _PARTS)]
-    return sum_in_order((lanes or Lanes()).run(parts))
+    return sum_in_order(lanes.run(parts))
 
 
 def _attract_from(coords: Tensor, affinities: Affinities, points: slice) -> Tensor:

@@ -18,9 +18,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from aligncut_cli.maths.lanes import Lanes, share_out, sum_in_order
+from aligncut_cli.maths.lanes import ONE_LANE, Lanes, share_out, sum_in_order
 from aligncut_cli.maths.scatter import add_at_
-from aligncut_cli.maths.tsne_pairs import NARROW, NearPairs
+from aligncut_cli.maths.tsne_pairs import NARROW, REACH, NearPairs, Neighbourhoods, find_neighbourhoods
 
 # Spacings of the grid in units of the map. The fine one has errors of 1e-3 of the forces' root mean square in 2-D and
 # 5e-3 in 3-D. There, from so many cells along an axis on, the near pairs are summed one by one and the grid may be
@@ -67,7 +67,7 @@ def degrees_of_freedom(n_dims: int) -> int:
     return max(n_dims - 1, 1)
 
 
-def repel_exactly(coords: Tensor, lanes: Lanes | None = None) -> Repulsion:
+def repel_exactly(coords: Tensor, lanes: Lanes = ONE_LANE) -> Repulsion:
     """Sum the kernel over all pairs by tiles of a distance matrix, O(n^2).
 
     coords : (d, n) float32
@@ -89,7 +89,7 @@ def repel_exactly(coords: Tensor, lanes: Lanes | None = None) -> Repulsion:
         sums = ones_and_coords @ (kernel * share).T
         gradient[:, some] = (sums[1:] - rows * sums[0]) * ((dof + 1) / dof)
 
-    (lanes or Lanes()).run([partial(fill, some) for some in share_out(n_points, -(-n_points // tile))])
+    lanes.run([partial(fill, some) for some in share_out(n_points, -(-n_points // tile))])
     return Repulsion(potential, gradient, 0.0)
 
 
@@ -101,12 +101,12 @@ class GridRepulsion:
     lanes  : that share out the points, and the grid
     """
 
-    def __init__(self, *, n_dims: int, device: torch.device, lanes: Lanes | None = None) -> None:
-        self._n_dims, self._device, self._lanes = n_dims, device, lanes or Lanes()
+    def __init__(self, *, n_dims: int, device: torch.device, lanes: Lanes = ONE_LANE) -> None:
+        self._n_dims, self._device, self._lanes = n_dims, device, lanes
         self._dof = degrees_of_freedom(n_dims)
         self._nodes, self._spacing, self._offset = 0, 0.0, 0.0
         self._near = self._far = self._coarsen = torch.empty(0)
-        self._pairs = NearPairs(dof=self._dof, device=device, lanes=self._lanes)
+        self._pairs = NearPairs(dof=self._dof, device=device)
         self._with_pairs = False
 
     def repel(self, coords: Tensor) -> Repulsion:
@@ -119,23 +119,23 @@ class GridRepulsion:
         span = float((coords.amax(1, keepdim=True) - low).amax())
         if span == 0.0:
             return Repulsion(torch.full_like(coords[0], n_points), torch.zeros_like(coords), 0.0)
-        spacing, with_pairs = self._choose_spacing(coords, span)
+        spacing, near = self._choose_spacing(coords, span)
         spacing, nodes = self._size_grid(span, spacing)
         if n_points**2 <= nodes**self._n_dims:
             return repel_exactly(coords, self._lanes)
-        self._prepare(spacing, nodes, with_pairs=with_pairs)
+        self._prepare(spacing, nodes, with_pairs=near is not None)
         # With nodes that stay where they are, the steps descend one smooth approximation of the divergence; nodes
         # that moved with the map's rim would add noise.
         low = (low / self._spacing).floor() * self._spacing
         blocks = coords.split(_BLOCK.get(coords.device.type, 1 << 18), dim=1)
         halves = share_out(len(blocks), 2)
         spread = [partial(self._spread, blocks[half], low) for half in halves]
-        parts = self._lanes.run([*spread, *(self._pairs.parts() if with_pairs else [])])
+        parts = self._lanes.run([*spread, *(self._pairs.parts(near) if near is not None else [])])
         field = self._convolve_kernel(sum_in_order(parts[: len(halves)])).reshape(-1)
         found = torch.cat(self._lanes.run([partial(self._read, field, block, low) for block in blocks]), dim=1)
         potential, gradient = found[0].add_(self._offset * n_points), found[1:].div_(spacing)
-        if with_pairs:
-            near_potential, near_gradient = self._pairs.add_up(parts[len(halves) :])
+        if near is not None:
+            near_potential, near_gradient = self._pairs.add_up(near, parts[len(halves) :])
             potential += near_potential
             gradient += near_gradient
         return Repulsion(potential, gradient, spacing)
@@ -155,15 +155,16 @@ class GridRepulsion:
         potential, gradient = _interpolate(values, _spline(fraction), _spline_slope(fraction))
         return torch.cat([potential[None], gradient])
 
-    def _choose_spacing(self, coords: Tensor, span: float) -> tuple[float, bool]:
-        """Spacing in units of the map, and whether near pairs are summed one by one."""
+    def _choose_spacing(self, coords: Tensor, span: float) -> tuple[float, Neighbourhoods | None]:
+        """Spacing in units of the map, and where the near pairs are if these are summed one by one."""
         fine = _FINE[self._n_dims]
         cells = span / fine
         if self._n_dims == 2 or cells <= _PAIRS_FROM_CELLS:
-            return fine, False
-        if self._pairs.look(coords, most_candidates=int(cells**3)):
-            return _WITH_PAIRS, True
-        return (fine if cells <= _FINE_UP_TO_CELLS else _COARSE), False
+            return fine, None
+        near = find_neighbourhoods(coords, REACH, most_candidates=int(cells**3))
+        if near is not None:
+            return _WITH_PAIRS, near
+        return (fine if cells <= _FINE_UP_TO_CELLS else _COARSE), None
 
     def _size_grid(self, span: float, spacing: float) -> tuple[float, int]:
         """Spacing, this one if it will do, and nodes along an axis; in coarse steps so that spectra can be kept."""

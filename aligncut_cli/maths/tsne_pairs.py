@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from aligncut_cli.maths.lanes import Lanes, share_out, sum_in_order
+from aligncut_cli.maths.lanes import ONE_LANE, Lanes, share_out, sum_in_order
 from aligncut_cli.maths.scatter import add_at_
 
 # Of the Gaussians exp(-s r^2) in the kernel those with s above this are short-ranged; beyond the reach they are
@@ -29,15 +29,15 @@ _PARTS = 16  # in which the blocks are shared out
 
 
 class NearPairs:
-    """Sums the short-ranged part of the kernel over pairs.
+    """Sums the short-ranged part of the kernel over pairs, which are found anew for every map.
+
+    In most steps some point moves as far as would make a list of pairs useless for the next.
 
     dof    : degrees of freedom of the kernel
     device : of the coordinates
-    lanes  : that share the points out
     """
 
-    def __init__(self, *, dof: int, device: torch.device, lanes: Lanes | None = None) -> None:
-        self._lanes = lanes or Lanes()
+    def __init__(self, *, dof: int, device: torch.device) -> None:
         exponent = (dof + 1) / 2
         square = (torch.arange(_TABLE, dtype=torch.float64) + 0.5) * (REACH**2 / _TABLE)
         base = 1 + square / dof
@@ -49,33 +49,19 @@ class NearPairs:
             torch.cat([values, values.new_zeros(1)]).to(device, torch.float32) for values in (kernel, slope)
         )
         self._at_zero = float(torch.special.gammaincc(order[:1], torch.full_like(order[:1], NARROW * dof)))
-        self._near: Neighbourhoods | None = None
 
-    def look(self, coords: Tensor, *, most_candidates: int) -> bool:
-        """Look where pairs may be; say whether they are to be found among so many.
+    def sum(self, near: Neighbourhoods, lanes: Lanes = ONE_LANE) -> tuple[Tensor, Tensor]:
+        """Potential of each point, its own part included, and gradient: (n,) and (d, n)."""
+        return self.add_up(near, lanes.run(self.parts(near)))
 
-        coords : (d, n) float32
-        """
-        # In most steps some point moves as far as would make a list of pairs useless for the next.
-        self._near = find_neighbourhoods(coords, REACH, most_candidates=most_candidates)
-        return self._near is not None
-
-    def sum(self) -> tuple[Tensor, Tensor]:
-        """Potential of each point that was looked at, its own part included, and gradient: (n,) and (d, n)."""
-        return self.add_up(self._lanes.run(self.parts()))
-
-    def parts(self) -> list[partial[Tensor]]:
+    def parts(self, near: Neighbourhoods) -> list[partial[Tensor]]:
         """Return what has to be run for `add_up`."""
-        near = self._near
-        if near is None:
-            raise ValueError("nothing was looked at, or there are too many pairs")
         return [partial(self._sum_some, near, near.blocks[part]) for part in share_out(len(near.blocks), _PARTS)]
 
-    def add_up(self, parts: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def add_up(self, near: Neighbourhoods, parts: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Return potential and gradient from what the parts have returned."""
-        near, total = self._near, sum_in_order(parts)
-        if near is not None:
-            total = torch.empty_like(total).index_copy_(1, near.order, total)
+        total = sum_in_order(parts)
+        total = torch.empty_like(total).index_copy_(1, near.order, total)
         return total[0] + self._at_zero, total[1:]
 
     def _sum_some(self, near: Neighbourhoods, blocks: Sequence[slice]) -> Tensor:

@@ -5,7 +5,6 @@ import torch
 
 from aligncut_cli.maths import tsne_fft
 from aligncut_cli.maths.tsne_fft import GridRepulsion, degrees_of_freedom, repel_exactly
-from aligncut_cli.maths.tsne_pairs import NearPairs
 
 
 def cloud(n_dims: int, n_points: int, span: float, seed: int = 0) -> torch.Tensor:
@@ -71,7 +70,7 @@ def test_with_near_pairs_the_grid_may_be_wide() -> None:
 def test_a_map_too_dense_for_pairs_has_a_finer_grid(monkeypatch: pytest.MonkeyPatch) -> None:
     coords = thin_map(2500, 40.0)
     _, gradient = sum_pairs_by_definition(coords)
-    monkeypatch.setattr(NearPairs, "look", lambda *given, **named: False)
+    monkeypatch.setattr(tsne_fft, "find_neighbourhoods", lambda *given, **named: None)
     found = GridRepulsion(n_dims=3, device=coords.device).repel(coords)
     assert found.spacing == tsne_fft._FINE[3]
     assert relative_error(found.gradient, gradient) < 6e-3

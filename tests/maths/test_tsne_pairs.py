@@ -49,6 +49,8 @@ def test_blocks_of_points_do_not_change_the_pairs() -> None:
 def test_a_dense_map_is_refused() -> None:
     assert find_pairs(cloud(3, 400, 2.0), 3.0, 79_799) is None
     assert find_pairs(cloud(3, 400, 2.0), 3.0, 79_800) is not None
+    assert find_pairs(cloud(3, 100, 2.0), REACH, 200) is None
+    assert find_pairs(cloud(3, 100, 60.0), REACH, 200) is not None
 
 
 @pytest.mark.parametrize("n_dims", [2, 3])
@@ -65,8 +67,9 @@ def test_the_sums_are_those_of_the_narrow_gaussians(n_dims: int) -> None:
     (gradient,) = torch.autograd.grad(kernel.sum(), coords)
     pairs = NearPairs(dof=dof, device=torch.device("cpu"))
     flat = coords.detach().float()
-    assert pairs.look(flat, most_candidates=60 * 60)
-    found, slope = pairs.sum()
+    near = find_neighbourhoods(flat, REACH, most_candidates=60 * 60)
+    assert near is not None
+    found, slope = pairs.sum(near)
     torch.testing.assert_close(found.double(), kernel.sum(1).detach(), rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(slope.double(), gradient, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(slope.sum(1), torch.zeros(n_dims), rtol=0, atol=1e-4)
@@ -74,17 +77,9 @@ def test_the_sums_are_those_of_the_narrow_gaussians(n_dims: int) -> None:
 
 def test_threads_give_the_bytes_of_none() -> None:
     coords = cloud(3, 3000, 12.0)
+    near = find_neighbourhoods(coords, REACH, most_candidates=10**7)
+    assert near is not None
+    pairs = NearPairs(dof=2, device=coords.device)
     with ThreadPoolExecutor(3) as threads:
-        shared = NearPairs(dof=2, device=coords.device, lanes=Lanes(threads))
-        alone = NearPairs(dof=2, device=coords.device)
-        assert shared.look(coords, most_candidates=10**7)
-        assert alone.look(coords, most_candidates=10**7)
-        for ours, truth in zip(shared.sum(), alone.sum(), strict=True):
+        for ours, truth in zip(pairs.sum(near, Lanes(threads)), pairs.sum(near), strict=True):
             assert torch.equal(ours, truth)
-
-
-def test_pairs_are_looked_for_again_after_a_refusal() -> None:
-    pairs = NearPairs(dof=2, device=torch.device("cpu"))
-    assert not pairs.look(cloud(3, 100, 2.0), most_candidates=200)
-    assert pairs.look(cloud(3, 100, 60.0), most_candidates=200)
-    assert not pairs.look(cloud(3, 100, 2.0), most_candidates=200)
