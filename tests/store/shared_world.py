@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tests.conftest import PAIR, array_bytes, done, make_photos
+from tests.conftest import PAIR, aligncut, array_bytes, done, make_photos
 
 
 def make_world(folder: Path, names: Sequence[str] = ()) -> Path:
@@ -81,3 +81,12 @@ def summary_of(output: Path) -> object:
 
 def content(output: Path) -> dict[str, bytes]:
     return {name: data for name, data in array_bytes(output).items() if name != "aligncut.json"}
+
+
+def check_workers(world: Path, name: str, output: Path, scheduler: str) -> None:
+    """Make one of the outputs by workers, and compare it with what one process made."""
+    result = aligncut(*commands(world)[name], "-o", output, "--scheduler", scheduler, "-v")
+    assert result.code == 0, result.err
+    assert (" by workers: " in result.err) == (name not in ALONE), result.err
+    assert content(output) == content(world / name)
+    assert summary_of(output) == summary_of(world / name)

@@ -16,7 +16,7 @@ import pytest
 
 from tests.conftest import aligncut, done, spawn
 from tests.store.counted_pages import EXPECTED, N_PAGES, read_pages
-from tests.store.shared_world import ALONE, commands, content, make_world, summary_of
+from tests.store.shared_world import ALONE, check_workers, commands, content, make_world, summary_of
 from tests.store.test_crew import markers, start, wait_until
 
 pytest.importorskip("distributed")
@@ -99,12 +99,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_three_workers_write_the_bytes_of_one_process(cluster: Cluster, world: Path, tmp_path: Path) -> None:
-    name = "a.zarr"
-    result = aligncut(*commands(world)[name], "-o", tmp_path / name, "--scheduler", cluster.where, "-v")
-    assert result.code == 0, result.err
-    assert " by workers: " in result.err
-    assert content(tmp_path / name) == content(world / name)
-    assert summary_of(tmp_path / name) == summary_of(world / name)
+    check_workers(world, "a.zarr", tmp_path / "a.zarr", cluster.where)
 
 
 @pytest.fixture(scope="module")
@@ -117,11 +112,7 @@ def whole_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_three_workers_write_the_bytes_of_one_process_in_every_stage(
     cluster: Cluster, whole_world: Path, tmp_path: Path, name: str
 ) -> None:
-    result = aligncut(*commands(whole_world)[name], "-o", tmp_path / name, "--scheduler", cluster.where, "-v")
-    assert result.code == 0, result.err
-    assert " by workers: " in result.err
-    assert content(tmp_path / name) == content(whole_world / name)
-    assert summary_of(tmp_path / name) == summary_of(whole_world / name)
+    check_workers(whole_world, name, tmp_path / name, cluster.where)
 
 
 @pytest.mark.cluster

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import aligncut
-from tests.store.shared_world import ALONE, commands, content, make_world, summary_of
+from tests.store.shared_world import check_workers, commands, make_world
 
 
 class ThreadWorkers:
@@ -61,18 +60,10 @@ def test_workers_write_the_bytes_of_one_process(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr("aligncut_cli.store.crew.open_workers", open_threads)
-    result = aligncut(*commands(world)[name], "-o", tmp_path / name, "--scheduler", "threads", "-v")
-    assert result.code == 0, result.err
-    assert (" by workers: " in result.err) == (name not in ALONE), result.err
-    assert content(tmp_path / name) == content(world / name)
-    assert summary_of(tmp_path / name) == summary_of(world / name)
+    check_workers(world, name, tmp_path / name, "threads")
 
 
 @pytest.mark.cluster
 @pytest.mark.parametrize("name", ["n.zarr", "e.zarr", "t.zarr", "k.zarr", "concepts"])
 def test_processes_of_this_machine_write_the_bytes_of_one(world: Path, tmp_path: Path, name: str) -> None:
-    result = aligncut(*commands(world)[name], "-o", tmp_path / name, "--scheduler", "local:2", "-v")
-    assert result.code == 0, result.err
-    assert " by workers: " in result.err
-    assert content(tmp_path / name) == content(world / name)
-    assert summary_of(tmp_path / name) == summary_of(world / name)
+    check_workers(world, name, tmp_path / name, "local:2")
