@@ -199,6 +199,19 @@ def test_workers_of_this_machine_get_a_gpu_each_or_the_one_that_is_named(
         assert {future.result() for future in futures} == seen
 
 
+def test_the_device_that_is_asked_for_reaches_the_workers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked = []
+
+    def refuse(scheduler: str, device: str) -> None:
+        asked.append((scheduler, device))
+        raise UsageError("enough")
+
+    monkeypatch.setattr("aligncut_cli.store.crew.open_workers", refuse)
+    with pytest.raises(UsageError, match="enough"):
+        make_pages(tmp_path / "out", LOCAL, device="cuda:1")
+    assert asked == [(LOCAL, "cuda:1")]
+
+
 def test_workers_on_other_processors_are_said_and_those_without_aligncut_are_refused() -> None:
     warned = require_able({"a": able(processor="abacus")}, "cpu", 0, count=1)
     assert "abacus" in warned[0]
