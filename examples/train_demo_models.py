@@ -60,7 +60,10 @@ class Run:
         torch.manual_seed(args.seed)  # timm and torch.nn draw initial weights from the global generator only
         self.model = OBJECTIVES[args.model]()
         self.draw = Draw(args.seed)
-        whiten_patches(self.model.encoder, visits[0].pictures[:500], self.draw)
+        if args.begin_from:
+            self.model.encoder.load_state_dict(read_weights(args.begin_from))
+        else:
+            whiten_patches(self.model.encoder, visits[0].pictures[:500], self.draw)
         self.model.prepare(visits)
         named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
         self.parameters = [p for _, p in named]
@@ -165,6 +168,10 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    return {name: value.float() for name, value in load_file(path).items()}
+
+
 def save(encoder: nn.Module, args: argparse.Namespace, reached: dict[str, Any]) -> None:
     """Write the encoder in float16 with what it was trained on and how."""
     tensors = {name: value.detach().half().contiguous() for name, value in encoder.state_dict().items()}
@@ -187,7 +194,7 @@ def probe(args: argparse.Namespace, say: Callable[[str], None]) -> None:
     torch.manual_seed(args.seed)
     encoder = build_encoder()
     if str(args.probe) != "initial":
-        encoder.load_state_dict({name: value.float() for name, value in load_file(args.probe).items()})
+        encoder.load_state_dict(read_weights(args.probe))
     unseen = load_scenes(PROBE_SEED, args.probe_scenes, args.cache, args.workers)
     for name, values in probe_encoder(encoder.eval(), unseen).items():
         say(f"{name:>9}  best {max(values):.3f}  by layer {' '.join(f'{value:.3f}' for value in values)}")
@@ -197,6 +204,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=sorted(OBJECTIVES), required=True)
     parser.add_argument("--steps", type=int, help="batches to train on; by default those of the shipped files")
+    parser.add_argument(
+        "--begin-from", type=Path, metavar="FILE", help="encoder to begin with, in place of initial weights"
+    )
     parser.add_argument("--seed", type=int, default=0, help="initial weights and everything drawn while training")
     parser.add_argument("--scenes", type=int, default=16384, help="scenes that are drawn, each twice (25 ms, 50 kB)")
     parser.add_argument("--cache", type=Path, default=Path("demo-training"), help="folder that keeps the drawn scenes")

@@ -18,10 +18,12 @@ from aligncut_cli.maths.alignment_losses import (
     compute_covariance_loss,
     compute_eigen_loss,
     compute_zero_loss,
+    differentiate_brain_loss,
 )
 from aligncut_cli.maths.alignment_start import AlignmentStart
 from aligncut_cli.maths.centring import CentredMaps
 from aligncut_cli.maths.encoding import AlignmentMaps, average_slots
+from aligncut_cli.maths.products import slot_products
 from aligncut_cli.maths.ridge import SlotStatistics, score_voxels
 from aligncut_cli.maths.split_images import ImageSplit
 
@@ -132,7 +134,7 @@ class AlignmentFit:
     ) -> None:
         self._pooled, self._targets, self._nodes, self._validation_nodes = pooled, targets, nodes, validation_nodes
         self._split, self._settings, self._device = split, settings, device
-        self._statistics = statistics
+        self._statistics, self._n_slots = statistics, len(statistics)
         self._spreads = _stack_spreads(pooled, statistics, device)
         means = iter(slot.mean for slot in statistics)
         self._means = [
@@ -236,12 +238,22 @@ class AlignmentFit:
     def _take_step(self, rows: Index, rng: np.random.Generator) -> dict[str, float]:
         settings = self._settings
         self._optimizer.zero_grad()
-        brain = compute_brain_loss(self._predict(rows), self._load(self._targets[rows]))
         n_available = self._nodes[0].shape[1]
         chosen = rng.choice(n_available, size=min(settings.n_nodes, n_available), replace=False)
-        eigen, zero, cov = self._regularize(self._nodes, np.sort(chosen))
-        loss = brain + self._weigh(eigen, zero, cov)
-        loss.backward()
+        images, before = self._load_images(rows), self._load_nodes(self._nodes, np.sort(chosen))
+        after: list[Tensor] = []
+        sums: list[Tensor] = []
+        # Images and nodes go through a slot's map together: one product, and one gradient that nothing is added to.
+        for own_images, own_nodes, weight in zip(images, before, self._maps, strict=True):
+            mapped = slot_products(torch.cat([own_images, own_nodes], dim=1), weight)
+            sums.append(mapped[:, : len(rows)].sum(dim=0))
+            after.append(mapped[:, len(rows) :])
+        averaged = torch.stack(sums).sum(dim=0) / self._n_slots
+        brain, by_averaged, self._readout.grad = differentiate_brain_loss(
+            averaged, self._readout, self._load(self._targets[rows])
+        )
+        eigen, zero, cov = self._regularize(before, after)
+        torch.autograd.backward([averaged, self._weigh(eigen, zero, cov)], [by_averaged, None])
         for group in self._optimizer.param_groups:
             group["lr"] = settings.learning_rate * self._rate()
         self._optimizer.step()
@@ -258,36 +270,39 @@ class AlignmentFit:
         settings = self._settings
         return settings.lambda_eigen * eigen + settings.lambda_zero * zero + settings.lambda_cov * cov
 
-    def _predict(self, rows: Index) -> Tensor:
-        scaled = [
+    def _load_images(self, rows: Index) -> list[Tensor]:
+        """Return the images' pooled features about their mean, per model (layers, images, D_i)."""
+        return [
             (self._load(features[:, rows]) - mean) / spread
             for features, mean, spread in zip(self._pooled, self._means, self._spreads, strict=True)
         ]
-        return average_slots(scaled, self._maps) @ self._readout
 
-    def _regularize(
-        self, nodes: Sequence[npt.NDArray[np.floating[Any]]], chosen: Index
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """L_eigen, L_zero, L_cov: means over slots, each from its own nodes."""
-        n_slots = sum(len(part) for part in self._maps)
+    def _load_nodes(self, nodes: Sequence[npt.NDArray[np.floating[Any]]], chosen: Index) -> list[Tensor]:
+        """Return the nodes' features, about their mean where maps are centred, per model (layers, nodes, D_i)."""
+        loaded = []
+        for tokens, mean, spread in zip(nodes, self._means, self._spreads, strict=True):
+            values = self._load(tokens[:, chosen].astype(np.float32, copy=False))
+            loaded.append((values if self._centring is None else values - mean) / spread)
+        return loaded
+
+    def _regularize(self, before: Sequence[Tensor], after: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """L_eigen, L_zero, L_cov of nodes before and after the maps: means over slots, each from its own nodes."""
         eigen, zero, cov = (torch.zeros((), device=self._device) for _ in range(3))
-        for tokens, mean, spread, weight in zip(nodes, self._means, self._spreads, self._maps, strict=True):
-            before = self._load(tokens[:, chosen].astype(np.float32, copy=False))
-            before = (before if self._centring is None else before - mean) / spread
-            after = before @ weight
-            share = len(weight) / n_slots
+        for own, mapped in zip(before, after, strict=True):
+            share = len(own) / self._n_slots
             # Unweighted terms are still shown, but not differentiated.
-            shown = after if self._settings.lambda_eigen > 0 else after.detach()
-            eigen = eigen + share * compute_eigen_loss(before, shown, n_kept=self._settings.n_kept)
-            zero = zero + share * compute_zero_loss(after)
-            cov = cov + share * compute_covariance_loss(after)
+            shown = mapped if self._settings.lambda_eigen > 0 else mapped.detach()
+            eigen = eigen + share * compute_eigen_loss(own, shown, n_kept=self._settings.n_kept)
+            zero = zero + share * compute_zero_loss(mapped)
+            cov = cov + share * compute_covariance_loss(mapped)
         return eigen, zero, cov
 
     @torch.no_grad()
     def _watch(self, epoch: int, train_terms: Mapping[str, float | None]) -> EpochRecord:
         """Score the current state on the validation images, on the same node sets after every epoch."""
         rows = self._split.validation
-        predicted, measured = self._predict(rows), self._load(self._targets[rows])
+        predicted = average_slots(self._load_images(rows), self._maps) @ self._readout
+        measured = self._load(self._targets[rows])
         brain = float(compute_brain_loss(predicted, measured))
         r2 = float(score_voxels(predicted, measured).mean())
         n_available = self._validation_nodes[0].shape[1]
@@ -296,7 +311,9 @@ class AlignmentFit:
         for _ in range(_WATCHED_SETS):
             size = min(self._settings.n_nodes, n_available)
             chosen = np.sort(rng.choice(n_available, size=size, replace=False))
-            terms = self._regularize(self._validation_nodes, chosen)
+            before = self._load_nodes(self._validation_nodes, chosen)
+            after = [slot_products(own, weight) for own, weight in zip(before, self._maps, strict=True)]
+            terms = self._regularize(before, after)
             sums += torch.stack([term.cpu().double() for term in terms]) / _WATCHED_SETS
         loss = brain + float(self._weigh(*sums))
         return EpochRecord(

@@ -5,7 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from aligncut_cli.maths.products import linear
 from aligncut_cli.maths.projector import compute_affinity, normalize_affinity, project_on_leading_eigenvectors
+
+# Voxels of which a batch's predictions stay in the processor's cache.
+_VOXELS_PER_BLOCK = 2048
 
 
 def compute_brain_loss(predicted: Tensor, measured: Tensor) -> Tensor:
@@ -14,6 +18,31 @@ def compute_brain_loss(predicted: Tensor, measured: Tensor) -> Tensor:
     predicted, measured : (images, voxels)
     """
     return (predicted - measured).abs().mean()
+
+
+@torch.no_grad()
+def differentiate_brain_loss(averaged: Tensor, readout: Tensor, measured: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`compute_brain_loss` of what a readout predicts (Eq. 2), and its gradients, some voxels at a time.
+
+    A block's predictions are used for both gradients while they are in the processor's cache.
+
+    averaged : (images, D') features in the universal space, mean over slots
+    readout  : (D', voxels)
+    measured : (images, voxels)
+    returns  : the loss (), and its gradients by `averaged` and by `readout`
+    """
+    across = averaged.T.contiguous()
+    by_averaged, by_readout = torch.zeros_like(averaged), torch.empty_like(readout)
+    total = averaged.new_zeros((), dtype=torch.float64)
+    for start in range(0, readout.shape[1], _VOXELS_PER_BLOCK):
+        part = slice(start, start + _VOXELS_PER_BLOCK)
+        block = readout[:, part].contiguous()
+        error = linear(averaged, block.T, None).sub_(measured[:, part])
+        total += error.abs().sum(dtype=torch.float64)
+        slope = error.sign_().div_(measured.numel())
+        by_readout[:, part] = linear(across, slope.T, None)
+        by_averaged += linear(slope, block, None)
+    return (total / measured.numel()).to(averaged.dtype), by_averaged, by_readout
 
 
 def compute_eigen_loss(before: Tensor, after: Tensor, *, n_kept: int) -> Tensor:

@@ -19,7 +19,7 @@ from aligncut_cli.maths.ridge import (
     RidgeFit,
     SlotStatistics,
     choose_penalty,
-    decompose_kernel,
+    decompose_kernels,
     measure_slot,
 )
 from aligncut_cli.maths.split_images import ImageSplit
@@ -293,7 +293,7 @@ def start_from_consensus(
     ]
     channels = average_slots(centred, [weight.to(centred[0]) for weight in weights])[None].numpy()
     own = measure_slot(channels[0], split.train)
-    kernel = decompose_kernel([channels], [own], split.train, equalize=True, device=torch.device("cpu"))
+    kernel = decompose_kernels([channels], [own], split.train, equalize=[True], device=torch.device("cpu"))[0]
     fit = choose_penalty(kernel, targets, split, voxels_per_block=voxels_per_block)
     x = torch.from_numpy(channels[0][split.train] - own.mean).double() / own.spread
     dual = kernel.eigenvectors.double() * kernel.shrink(fit.penalty).double()

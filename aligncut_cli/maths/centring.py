@@ -66,9 +66,7 @@ class CentredMaps:
         weight  : (..., D, D'), any floating type; a factor per layer (units of features) changes nothing
         returns : same shape and type
         """
-        exact = weight.double()
-        mapped_mean = self.mean[..., None, :] @ exact
-        return (exact - self.direction[..., :, None] * mapped_mean).to(weight.dtype)
+        return self.project_(weight.clone(memory_format=torch.contiguous_format))
 
     def remove(self, rows: Tensor) -> Tensor:
         """Return features x - mu (a' x), of which any map predicts what its projection predicts of x.
@@ -81,8 +79,13 @@ class CentredMaps:
 
     @torch.no_grad()
     def project_(self, weight: Tensor) -> Tensor:
-        """Project parameters in place, without a gradient; returns them."""
-        return weight.copy_(self.project(weight))
+        """Project parameters (..., D, D') in place, without a gradient; returns them."""
+        width = self.mean.shape[-1]
+        layers = weight.view(-1, *weight.shape[-2:])  # one at a time, since float64 of all would leave the cache
+        for mean, direction, own in zip(self.mean.view(-1, width), self.direction.view(-1, width), layers, strict=True):
+            exact = own.double()
+            own.copy_(exact.addr_(direction, mean @ exact, alpha=-1))
+        return weight
 
 
 def centre_map(weight: Tensor, mean: Tensor, covariance: Tensor) -> Tensor:

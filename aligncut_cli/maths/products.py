@@ -7,6 +7,7 @@ On the CPU that is oneDNN for float32: it uses AVX-512 on every processor that h
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -58,3 +59,34 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> 
     # Of a matrix with gaps between its rows oneDNN has the reference loop only, a thousand times slower.
     weight = weight if weight.is_contiguous() or weight.T.is_contiguous() else weight.contiguous()
     return _onednn_linear(x.contiguous(), weight, bias, "none", [], "")
+
+
+class _SlotProducts(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(rows)
+        products = rows.new_empty(*rows.shape[:2], weights.shape[2])
+        for own, weight, product in zip(rows, weights, products, strict=True):
+            product.copy_(linear(own, weight.T, None))
+        return products
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[None, torch.Tensor]:
+        (rows,) = ctx.saved_tensors
+        by_weights = rows.new_empty(len(rows), rows.shape[2], gradient.shape[2])
+        for own, by_product, by_weight in zip(rows, gradient, by_weights, strict=True):
+            by_weight.copy_(linear(own.T, by_product.T, None))
+        return None, by_weights
+
+
+def slot_products(rows: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Rows of several slots, each slot's mapped by its own weight; differentiable by the weights, not by the rows.
+
+    rows    : (slots, n, D)
+    weights : (slots, D, k), same dtype and device
+    returns : (slots, n, k)
+    """
+    if rows.device.type != "cpu":
+        return rows @ weights
+    products: torch.Tensor = _SlotProducts.apply(rows, weights)
+    return products

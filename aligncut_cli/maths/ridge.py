@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from aligncut_cli.maths.encoding import iterate_slots
+from aligncut_cli.maths.products import inner_products
 from aligncut_cli.maths.split_images import ImageSplit
 
 Float = npt.NDArray[np.float32]
@@ -22,6 +23,9 @@ PRECISE_IMAGES = 4096
 
 # Relative to the largest eigenvalue; infinity predicts the mean response.
 PENALTIES = (*(float(10.0**power) for power in np.arange(-6, 1.01, 0.5)), float("inf"))
+
+# Images whose products with all training images are made at a time.
+_IMAGES_PER_BLOCK = 1024
 
 # A penalty for all voxels is chosen on at most this many.
 _TRIED_VOXELS = 4096
@@ -74,35 +78,45 @@ class KernelRidge:
         return self.kernel[torch.from_numpy(images).to(self.kernel.device)] @ self.eigenvectors
 
 
-def decompose_kernel(
+def decompose_kernels(
     pooled: Sequence[Float],
     statistics: Sequence[SlotStatistics],
     train: Index,
     *,
-    equalize: bool,
+    equalize: Sequence[bool],
     device: torch.device,
     progress: Callable[[int, int], None] | None = None,
-) -> KernelRidge:
+) -> list[KernelRidge]:
     """Average the slots' linear kernels and take them apart.
 
     pooled     : per model (layers, images, D_i)
     statistics : per slot, of the training images
     train      : rows
-    equalize   : give every slot the same spread; else features count as large as they are
+    equalize   : give every slot the same spread; else features count as large as they are. One kernel is made for each
+                 value, all of them of one set of products
     """
     overall = float(np.sqrt(np.mean([slot.spread**2 for slot in statistics])))
-    factors = np.array([1 / slot.spread if equalize else 1 / overall for slot in statistics])
+    factors = [np.array([1 / slot.spread if each else 1 / overall for slot in statistics]) for each in equalize]
     n_images = pooled[0].shape[1]
     rows = torch.from_numpy(train).to(device)
     precise = len(train) <= PRECISE_IMAGES or device.type == "cuda"
     dtype = torch.float64 if precise else torch.float32
-    kernel = torch.zeros(n_images, len(train), device=device, dtype=dtype)
+    kernels = [torch.zeros(n_images, len(train), device=device, dtype=dtype) for _ in factors]
     for number, (_, _, features) in enumerate(iterate_slots(pooled)):
-        centred = torch.from_numpy((features - statistics[number].mean) * np.float32(factors[number]))
-        centred = centred.to(device=device, dtype=dtype)
-        kernel.addmm_(centred, centred[rows].T, alpha=1 / len(statistics))
+        slot = statistics[number]
+        unit = torch.from_numpy((features - slot.mean) / np.float32(slot.spread)).to(device=device, dtype=dtype)
+        trained = unit[rows]
+        for start in range(0, n_images, _IMAGES_PER_BLOCK):
+            part = slice(start, start + _IMAGES_PER_BLOCK)
+            products = inner_products(unit[part], trained)
+            for kernel, factor in zip(kernels, factors, strict=True):
+                kernel[part].add_(products, alpha=float(factor[number] * slot.spread) ** 2 / len(statistics))
         if progress is not None:
             progress(number + 1, len(statistics))
+    return [_take_apart(kernel, factor, rows) for kernel, factor in zip(kernels, factors, strict=True)]
+
+
+def _take_apart(kernel: Tensor, factors: npt.NDArray[np.float64], rows: Tensor) -> KernelRidge:
     block = kernel[rows]
     values, vectors = torch.linalg.eigh((block + block.T) / 2)
     return KernelRidge(factors, values, vectors, kernel)

@@ -21,7 +21,7 @@ from aligncut_cli.maths.centring import CentredMaps
 from aligncut_cli.maths.control_targets import draw_random_targets
 from aligncut_cli.maths.encoding import AlignmentMaps, iterate_slots, predict_from_pooled
 from aligncut_cli.maths.response_scores import score_r2
-from aligncut_cli.maths.ridge import choose_penalty, decompose_kernel, measure_slot
+from aligncut_cli.maths.ridge import choose_penalty, decompose_kernels, measure_slot
 from aligncut_cli.maths.split_images import ImageSplit, split_images
 
 CPU = torch.device("cpu")
@@ -66,7 +66,7 @@ def prepare(
     if random:
         first = start_at_random(statistics, [2, 2], n_voxels=targets.shape[1], universal_dim=24, seed=0)
     elif state is None:
-        ridge = decompose_kernel(pooled, statistics, split.train, equalize=True, device=CPU)
+        ridge = decompose_kernels(pooled, statistics, split.train, equalize=[True], device=CPU)[0]
         chosen = choose_penalty(ridge, targets, split, voxels_per_block=64)
         first = start_from_responses(
             pooled, statistics, chosen, targets, split, nodes, universal_dim=24, voxels_per_block=64

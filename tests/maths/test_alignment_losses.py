@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from aligncut_cli.maths.alignment_losses import (
@@ -8,6 +9,7 @@ from aligncut_cli.maths.alignment_losses import (
     compute_covariance_loss,
     compute_eigen_loss,
     compute_zero_loss,
+    differentiate_brain_loss,
 )
 
 
@@ -31,6 +33,28 @@ def test_brain_loss_is_the_mean_absolute_error() -> None:
     a, b = draw(4, 3), draw(4, 3, seed=1)
     naive = sum(abs(float(a[i, j] - b[i, j])) for i in range(4) for j in range(3)) / 12
     assert abs(float(compute_brain_loss(a, b)) - naive) < 1e-12
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("n_voxels", [2, 2048, 5000])
+def test_brain_loss_of_a_readout_and_its_gradient_are_those_of_all_predictions_at_once(
+    n_voxels: int, dtype: torch.dtype
+) -> None:
+    averaged, readout = draw(96, 24).to(dtype), draw(24, n_voxels, seed=1).to(dtype)
+    measured = draw(96, n_voxels, seed=2).to(dtype)
+    measured[:, 0] = 0
+    readout[:, 0] = 0  # predicted exactly: no slope
+    inputs = [averaged.clone().requires_grad_(), readout.clone().requires_grad_()]
+    loss = compute_brain_loss(inputs[0] @ inputs[1], measured)
+    loss.backward()
+    twins = [loss.detach(), *(value.grad for value in inputs)]
+    found = differentiate_brain_loss(averaged.requires_grad_(), readout.requires_grad_(), measured)
+    for ours, twin in zip(found, twins, strict=True):
+        assert twin is not None
+        assert not ours.requires_grad
+        assert torch.allclose(ours, twin, rtol=1e-5 if dtype == torch.float32 else 1e-12, atol=1e-9)
+    assert float(found[2].abs().max()) > 0
+    assert not found[2][:, 0].any()
 
 
 def test_eigen_loss_matches_its_formula_slot_by_slot() -> None:

@@ -14,7 +14,7 @@ from aligncut_cli.maths.alignment_start import (
 )
 from aligncut_cli.maths.encoding import average_slots, iterate_slots
 from aligncut_cli.maths.response_axes import find_response_axes, fit_slots_to_axes
-from aligncut_cli.maths.ridge import PENALTIES, RidgeFit, choose_penalty, decompose_kernel, measure_slot
+from aligncut_cli.maths.ridge import PENALTIES, RidgeFit, choose_penalty, decompose_kernels, measure_slot
 from aligncut_cli.maths.split_images import ImageSplit, split_images
 
 CPU = torch.device("cpu")
@@ -37,7 +37,7 @@ def make_data(*, signal: float, n_voxels: int = 20) -> tuple[list[np.ndarray], n
 
 def fit_ridge(pooled: list[np.ndarray], targets: np.ndarray, split: ImageSplit) -> RidgeFit:
     statistics = [measure_slot(features, split.train) for _, _, features in iterate_slots(pooled)]
-    ridge = decompose_kernel(pooled, statistics, split.train, equalize=True, device=CPU)
+    ridge = decompose_kernels(pooled, statistics, split.train, equalize=[True], device=CPU)[0]
     return choose_penalty(ridge, targets, split, voxels_per_block=7)
 
 

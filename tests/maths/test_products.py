@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from aligncut_cli.maths import products
-from aligncut_cli.maths.products import inner_products, linear
+from aligncut_cli.maths.products import inner_products, linear, slot_products
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 4), (1, 300, 7), (33, 70, 129), (200, 31, 768)])
@@ -54,3 +54,23 @@ def test_the_private_product_is_taken_only_if_it_is_there_and_right(monkeypatch)
     assert gives(torch.zeros(2, 4)) is None
     assert gives(RuntimeError("another signature")) is None
     assert gives(TypeError("another signature")) is None
+
+
+@pytest.mark.parametrize("route", ["oneDNN", "torch"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_slot_products_and_their_gradient_are_those_of_one_slot_after_the_other(monkeypatch, route, dtype):
+    monkeypatch.setattr(products, "_ONEDNN_FROM", 0)
+    if route == "torch":
+        monkeypatch.setattr(products, "_onednn_linear", None)
+    generator = torch.Generator().manual_seed(3)
+    rows, weights, slope = (
+        torch.randn(*shape, generator=generator, dtype=dtype) for shape in ((3, 20, 7), (3, 7, 5), (3, 20, 5))
+    )
+    found, twin = weights.clone().requires_grad_(), weights.clone().requires_grad_()
+    mapped = slot_products(rows, found)
+    expected = torch.stack([own @ weight for own, weight in zip(rows, twin, strict=True)])
+    for each in (mapped, expected):
+        (each * slope).sum().backward()
+    near = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 1e-12, "atol": 1e-12}
+    assert torch.allclose(mapped, expected, **near)
+    assert torch.allclose(found.grad, twin.grad, **near)

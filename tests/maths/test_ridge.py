@@ -12,7 +12,7 @@ from aligncut_cli.maths.ridge import (
     KernelRidge,
     SlotStatistics,
     choose_penalty,
-    decompose_kernel,
+    decompose_kernels,
     measure_slot,
     predict_by_ridge,
     score_voxels,
@@ -37,7 +37,7 @@ def decompose(
     pooled: list[np.ndarray], split: ImageSplit, *, equalize: bool
 ) -> tuple[KernelRidge, list[SlotStatistics]]:
     statistics = [measure_slot(features, split.train) for _, _, features in iterate_slots(pooled)]
-    return decompose_kernel(pooled, statistics, split.train, equalize=equalize, device=CPU), statistics
+    return decompose_kernels(pooled, statistics, split.train, equalize=[equalize], device=CPU)[0], statistics
 
 
 @pytest.mark.parametrize("equalize", [False, True])

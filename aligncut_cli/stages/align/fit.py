@@ -37,7 +37,7 @@ from aligncut_cli.maths.ridge import (
     RidgeFit,
     SlotStatistics,
     choose_penalty,
-    decompose_kernel,
+    decompose_kernels,
     measure_slot,
     predict_by_ridge,
 )
@@ -96,21 +96,16 @@ class FitData:
         return self._fit_ridge(self.pooled, self.statistics)
 
     def _fit_ridge(self, pooled: Sequence[Float], statistics: Sequence[SlotStatistics]) -> RidgeFit:
-        n_slots = len(statistics)
-        with self.console.progress("ridge", 2 * n_slots, unit="slots") as progress:
-
-            def fit(equalize: bool) -> RidgeFit:
-                kernel = decompose_kernel(
-                    pooled,
-                    statistics,
-                    self.split.train,
-                    equalize=equalize,
-                    device=self.device,
-                    progress=lambda done, total: progress.reach(equalize * n_slots + done, 2 * total),
-                )
-                return choose_penalty(kernel, self.targets, self.split, voxels_per_block=VOXELS_PER_BLOCK)
-
-            fits = [fit(False), fit(True)]
+        with self.console.progress("ridge", len(statistics), unit="slots") as progress:
+            kernels = decompose_kernels(
+                pooled,
+                statistics,
+                self.split.train,
+                equalize=(False, True),
+                device=self.device,
+                progress=progress.reach,
+            )
+        fits = [choose_penalty(ridge, self.targets, self.split, voxels_per_block=VOXELS_PER_BLOCK) for ridge in kernels]
         return max(fits, key=lambda fit: fit.validation_r2)
 
     def predict_by_ridge(self, images: Index) -> Float:
