@@ -23,7 +23,7 @@ from aligncut_cli.maths.alignment_losses import (
 from aligncut_cli.maths.alignment_start import AlignmentStart
 from aligncut_cli.maths.centring import CentredMaps
 from aligncut_cli.maths.encoding import AlignmentMaps, average_slots
-from aligncut_cli.maths.products import slot_products
+from aligncut_cli.maths.products import product, slot_products
 from aligncut_cli.maths.ridge import SlotStatistics, score_voxels
 from aligncut_cli.maths.split_images import ImageSplit
 
@@ -301,7 +301,7 @@ class AlignmentFit:
     def _watch(self, epoch: int, train_terms: Mapping[str, float | None]) -> EpochRecord:
         """Score the current state on the validation images, on the same node sets after every epoch."""
         rows = self._split.validation
-        predicted = average_slots(self._load_images(rows), self._maps) @ self._readout
+        predicted = product(average_slots(self._load_images(rows), self._maps), self._readout)
         measured = self._load(self._targets[rows])
         brain = float(compute_brain_loss(predicted, measured))
         r2 = float(score_voxels(predicted, measured).mean())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from aligncut_cli.maths.products import linear
+from aligncut_cli.maths.products import inner_products, product
 from aligncut_cli.maths.projector import compute_affinity, normalize_affinity, project_on_leading_eigenvectors
 
 # Voxels of which a batch's predictions stay in the processor's cache.
@@ -37,11 +37,11 @@ def differentiate_brain_loss(averaged: Tensor, readout: Tensor, measured: Tensor
     for start in range(0, readout.shape[1], _VOXELS_PER_BLOCK):
         part = slice(start, start + _VOXELS_PER_BLOCK)
         block = readout[:, part].contiguous()
-        error = linear(averaged, block.T, None).sub_(measured[:, part])
+        error = product(averaged, block).sub_(measured[:, part])
         total += error.abs().sum(dtype=torch.float64)
         slope = error.sign_().div_(measured.numel())
-        by_readout[:, part] = linear(across, slope.T, None)
-        by_averaged += linear(slope, block, None)
+        by_readout[:, part] = product(across, slope)
+        by_averaged += inner_products(slope, block)
     return (total / measured.numel()).to(averaged.dtype), by_averaged, by_readout
 
 

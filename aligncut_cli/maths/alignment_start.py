@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from aligncut_cli.maths.encoding import average_slots, iterate_slots
+from aligncut_cli.maths.products import inner_products, product
 from aligncut_cli.maths.response_axes import find_response_axes, fit_slots_to_axes
 from aligncut_cli.maths.ridge import (
     PENALTIES,
@@ -170,10 +171,11 @@ def _start_on_axes(
     if len(axes) == 0:
         none = [torch.zeros(own.mean.shape[0], 0) for own in statistics]
         return _assemble(none, axes, 0.0, (0.0, 0.0), token_statistics, nodes, universal_dim=universal_dim)
-    wanted = torch.from_numpy(targets[split.train]).to(axes) @ axes.T
-    validation_wanted = torch.from_numpy(targets[split.validation]).to(axes) @ axes.T
+    wanted, validation_wanted = (
+        inner_products(torch.from_numpy(targets[rows]).to(axes), axes) for rows in (split.train, split.validation)
+    )
     weights, average, validation_average = alone(wanted, validation_wanted)
-    rotated = ridge.eigenvectors.T @ (wanted - average)
+    rotated = product(ridge.eigenvectors.T, wanted - average)
     basis = ridge.open_basis(split.validation)
     candidates = [validation_average + (basis * ridge.shrink(penalty)) @ rotated for penalty in penalties]
     null, separate, *errors = [
@@ -185,7 +187,7 @@ def _start_on_axes(
     for number, (_, _, features) in enumerate(iterate_slots(pooled)):
         own, factor = statistics[number], float(ridge.factors[number])
         x = torch.from_numpy(features[split.train] - own.mean).to(axes)
-        weights[number] += factor**2 * (x.T @ dual)
+        weights[number] += factor**2 * product(x.T, dual)
     gain = _measure_gain(candidates[best], validation_wanted)
     shrunk = _choose_shrinkage(candidates[best], validation_wanted, gain)
     r2 = (1 - separate / null, 1 - errors[best] / null) if null > 0 else (0.0, 0.0)

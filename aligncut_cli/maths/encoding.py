@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from aligncut_cli.maths.products import product
+
 Index = npt.NDArray[np.int64]
 
 
@@ -38,7 +40,7 @@ def predict_from_pooled(pooled: Sequence[Tensor], maps: AlignmentMaps) -> Tensor
 
 
 def average_slots(pooled: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
-    """1/n sum_i V_i W_i (the bracket of Eq. 2).
+    """1/n sum_i V_i W_i (the bracket of Eq. 2), without a gradient.
 
     pooled  : per model (layers, images, D_i)
     weights : per model (layers, D_i, D')
@@ -48,7 +50,8 @@ def average_slots(pooled: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor
     total: Tensor | None = None
     for features, weight in zip(pooled, weights, strict=True):
         # One GEMM per model: slots side by side in the channel axis, so the sum over slots is inside it.
-        flat = features.transpose(0, 1).reshape(features.shape[1], -1) @ weight.reshape(-1, weight.shape[-1])
+        side_by_side = features.transpose(0, 1).reshape(features.shape[1], -1)
+        flat = product(side_by_side, weight.reshape(-1, weight.shape[-1]))
         total = flat if total is None else total + flat
     if total is None:
         raise ValueError("there is no slot")

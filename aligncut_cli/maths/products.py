@@ -45,6 +45,11 @@ def inner_products(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return linear(a, b, None)
 
 
+def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """A B of matrices (n, D) and (D, m) of one dtype and device, without a gradient."""
+    return linear(a, b.T, None)
+
+
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """x W^T + b, as `torch.nn.functional.linear`, without a gradient.
 
@@ -65,17 +70,17 @@ class _SlotProducts(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(rows)
-        products = rows.new_empty(*rows.shape[:2], weights.shape[2])
-        for own, weight, product in zip(rows, weights, products, strict=True):
-            product.copy_(linear(own, weight.T, None))
-        return products
+        results = rows.new_empty(*rows.shape[:2], weights.shape[2])
+        for own, weight, result in zip(rows, weights, results, strict=True):
+            result.copy_(product(own, weight))
+        return results
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[None, torch.Tensor]:
         (rows,) = ctx.saved_tensors
         by_weights = rows.new_empty(len(rows), rows.shape[2], gradient.shape[2])
-        for own, by_product, by_weight in zip(rows, gradient, by_weights, strict=True):
-            by_weight.copy_(linear(own.T, by_product.T, None))
+        for own, by_result, by_weight in zip(rows, gradient, by_weights, strict=True):
+            by_weight.copy_(product(own.T, by_result))
         return None, by_weights
 
 
@@ -88,5 +93,5 @@ def slot_products(rows: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """
     if rows.device.type != "cpu":
         return rows @ weights
-    products: torch.Tensor = _SlotProducts.apply(rows, weights)
-    return products
+    results: torch.Tensor = _SlotProducts.apply(rows, weights)
+    return results

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from aligncut_cli.maths.encoding import iterate_slots
+from aligncut_cli.maths.products import inner_products, product
 from aligncut_cli.maths.ridge import PENALTIES, KernelRidge, SlotStatistics
 from aligncut_cli.maths.split_images import ImageSplit
 
@@ -46,14 +47,14 @@ def find_response_axes(
     reduced = basis.new_empty(n_kept, n_voxels)
     for start in range(0, n_voxels, voxels_per_block):
         part = slice(start, start + voxels_per_block)
-        reduced[:, part] = basis.T @ torch.from_numpy(targets[train, part]).to(basis)
+        reduced[:, part] = product(basis.T, torch.from_numpy(targets[train, part]).to(basis))
     wide = n_voxels > n_kept
-    variances, vectors = torch.linalg.eigh(reduced @ reduced.T if wide else reduced.T @ reduced)
+    variances, vectors = torch.linalg.eigh(inner_products(reduced, reduced) if wide else product(reduced.T, reduced))
     n_axes = min(n_axes, int((variances > _MIN_VARIANCE * variances[-1]).sum()))
     axes = vectors[:, len(variances) - n_axes :].T
     if wide:
         # The Gram matrix squares what is small, so orthogonality is restored, from the largest axis on.
-        axes = torch.linalg.qr((axes @ reduced).flip(0).T).Q.T.flip(0)
+        axes = torch.linalg.qr(product(axes, reduced).flip(0).T).Q.T.flip(0)
     axes = axes.flip(0)
     largest = axes.gather(1, axes.abs().argmax(dim=1, keepdim=True))
     signed: Tensor = (axes * torch.where(largest < 0, -1.0, 1.0)).contiguous()
@@ -78,8 +79,8 @@ class _SlotRidge:
 
     @classmethod
     def of(cls, x: Tensor, x_validation: Tensor, targets: Tensor, validation_targets: Tensor) -> _SlotRidge:
-        values, vectors = torch.linalg.eigh(x.T @ x)
-        ridge = cls(values, vectors, vectors.T @ (x.T @ targets), x_validation @ vectors, 0)
+        values, vectors = torch.linalg.eigh(product(x.T, x))
+        ridge = cls(values, vectors, vectors.T @ product(x.T, targets), product(x_validation, vectors), 0)
         errors = [float((validation_targets - ridge.predict(at)).square().sum()) for at in range(len(PENALTIES))]
         return replace(ridge, best=int(np.argmin(errors)))
 
@@ -139,6 +140,6 @@ def fit_slots_to_axes(
     weights, average = [], torch.zeros_like(targets)
     for number, (_, _, features) in enumerate(iterate_slots(pooled)):
         weight = ridges[number].vectors @ ridges[number].shrink(ridges[number].weaken(steps))
-        average += load(number, features, split.train) @ weight / len(ridges)
+        average += product(load(number, features, split.train), weight) / len(ridges)
         weights.append(weight / statistics[number].spread)
     return weights, average, averages[steps]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from aligncut_cli.maths.encoding import iterate_slots
-from aligncut_cli.maths.products import inner_products
+from aligncut_cli.maths.products import inner_products, product
 from aligncut_cli.maths.split_images import ImageSplit
 
 Float = npt.NDArray[np.float32]
@@ -75,7 +75,7 @@ class KernelRidge:
 
     def open_basis(self, images: Index) -> Tensor:
         """Rows of these images in the eigenbasis: (b, train); times shrunken, rotated targets it predicts."""
-        return self.kernel[torch.from_numpy(images).to(self.kernel.device)] @ self.eigenvectors
+        return product(self.kernel[torch.from_numpy(images).to(self.kernel.device)], self.eigenvectors)
 
 
 def decompose_kernels(
@@ -145,9 +145,9 @@ def choose_penalty(ridge: KernelRidge, targets: Float, split: ImageSplit, *, vox
     basis = ridge.open_basis(split.validation)
     totals = np.zeros(len(PENALTIES))
     for part in _split_voxels(len(tried), voxels_per_block):
-        rotated = ridge.eigenvectors.T @ _take(targets, split.train, tried[part], basis)
+        rotated = product(ridge.eigenvectors.T, _take(targets, split.train, tried[part], basis))
         measured = _take(targets, split.validation, tried[part], basis)
-        totals += [float(score_voxels((basis * ridge.shrink(p)) @ rotated, measured).sum()) for p in PENALTIES]
+        totals += [float(score_voxels(product(basis * ridge.shrink(p), rotated), measured).sum()) for p in PENALTIES]
     best = int(np.argmax(totals))
     return RidgeFit(ridge, PENALTIES[best], float(totals[best]) / len(tried))
 
@@ -159,10 +159,11 @@ def predict_by_ridge(fit: RidgeFit, targets: Float, train: Index, images: Index,
     images  : (b,) rows
     returns : (b, voxels)
     """
-    basis = fit.ridge.open_basis(images) * fit.ridge.shrink(fit.penalty) @ fit.ridge.eigenvectors.T
+    basis = product(fit.ridge.open_basis(images) * fit.ridge.shrink(fit.penalty), fit.ridge.eigenvectors.T)
     predicted = np.empty((len(images), targets.shape[1]), dtype=np.float32)
     for part in _split_voxels(targets.shape[1], voxels_per_block):
-        predicted[:, part] = (basis @ _take(targets, train, np.arange(part.start, part.stop), basis)).cpu().numpy()
+        wanted = _take(targets, train, np.arange(part.start, part.stop), basis)
+        predicted[:, part] = product(basis, wanted).cpu().numpy()
     return predicted
 
 
