@@ -36,9 +36,12 @@ _EXACT_UP_TO = {2: 700, 3: 1500}
 _EXAGGERATION = 12.0
 _EXAGGERATED_ITERATIONS = 60
 _MOMENTUM = 0.8
-# The descent ends where the divergence has fallen by less than this share since it was looked at last.
+# The descent ends where the divergence has fallen by less than this share since it was looked at last. Many points go on
+# spreading out for long after they have found their places: 100,000 take 310 steps and reach 1.531 nats, where 125 steps
+# more, in half as much time again, would reach 1.479.
 _LOOK_EVERY = 25
-_LEAST_FALL = 5e-3
+_LEAST_FALL, _LEAST_FALL_OF_MANY = 5e-3, 1.15e-2
+_MANY = 50_000
 _PARTS = 16  # in which points share their edges out
 # No step is longer: a point pulled too far off would widen the grid.
 _LONGEST_STEP = 5.0
@@ -186,24 +189,37 @@ def gradient_of(pull: Tensor, repulsion: Repulsion, *, exaggeration: float = 1.0
 
 
 def divergence_of(
-    coords: Tensor, affinities: Affinities, repulsion: Repulsion, information: tuple[float, float]
+    coords: Tensor,
+    affinities: Affinities,
+    repulsion: Repulsion,
+    information: tuple[float, float],
+    lanes: Lanes = ONE_LANE,
 ) -> float:
     """KL divergence sum p log(p / q) over the edges, in nats.
 
     coords      : (d, n) float32
     information : of the affinities, by `information_of`
+    lanes       : that share the points out
     """
-    n_dims, n_points = coords.shape
-    dof = degrees_of_freedom(n_dims)
-    block = _BLOCK.get(coords.device.type, 1 << 15)
-    log_kernel = 0.0
-    for start in range(0, n_points, block):
-        near = affinities.neighbours[start : start + block].long()
-        square = (coords[:, start : start + block, None] - coords[:, near]).double().square().sum(0)
-        logs = torch.log1p(square / dof) * (-(dof + 1) / 2)
-        log_kernel += float((affinities.conditional[start : start + block].double() * logs).sum()) / n_points
+    n_points = coords.shape[1]
+    parts = [partial(_log_kernel_from, coords, affinities, part) for part in share_out(n_points, _PARTS)]
+    log_kernel = sum(lanes.run(parts)) / n_points
     total, own = information
     return own - log_kernel + total * math.log(_normaliser(repulsion))
+
+
+def _log_kernel_from(coords: Tensor, affinities: Affinities, points: slice) -> float:
+    """Sum of p_j|i log w_ij over the edges from some points."""
+    dof = degrees_of_freedom(len(coords))
+    block = _BLOCK.get(coords.device.type, 1 << 15)
+    total = 0.0
+    for start in range(points.start, points.stop, block):
+        some = slice(start, min(start + block, points.stop))
+        near = affinities.neighbours[some].long()
+        square = (coords[:, some, None] - coords[:, near]).double().square().sum(0)
+        logs = torch.log1p(square / dof) * (-(dof + 1) / 2)
+        total += float((affinities.conditional[some].double() * logs).sum())
+    return total
 
 
 def _normaliser(repulsion: Repulsion) -> float:
@@ -228,13 +244,14 @@ def _descend(
     n_points = coords.shape[1]
     exaggerated = min(_EXAGGERATED_ITERATIONS, iterations // 4)
     information, last = information_of(affinities), math.inf
+    least_fall = _LEAST_FALL if n_points < _MANY else _LEAST_FALL_OF_MANY
     update, gains = torch.zeros_like(coords), torch.ones_like(coords)
     for iteration in range(iterations + 1):
         pull, repulsion = attract(coords, affinities, lanes), repel(coords)
         late = iteration - exaggerated
         if iteration == iterations or (late > 0 and late % _LOOK_EVERY == 0):
-            divergence = divergence_of(coords, affinities, repulsion, information)
-            if iteration == iterations or 0 <= last - divergence < _LEAST_FALL * last:
+            divergence = divergence_of(coords, affinities, repulsion, information, lanes)
+            if iteration == iterations or 0 <= last - divergence < least_fall * last:
                 break
             last = divergence
         if late == 0:

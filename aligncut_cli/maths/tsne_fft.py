@@ -24,11 +24,12 @@ from aligncut_cli.maths.tsne_pairs import NARROW, REACH, NearPairs, Neighbourhoo
 
 # Spacings of the grid in units of the map. The fine one has errors of 1e-3 of the forces' root mean square in 2-D and
 # 5e-3 in 3-D. There, from so many cells along an axis on, the near pairs are summed one by one and the grid may be
-# wider, with errors of 5e-3, if there are fewer to look at than cells of the fine one: both take as long. A denser map
-# has the fine one up to so many cells, or else the coarse one: 2e-2.
+# wider, with errors of 5e-3, if there are fewer to look at than cells of the fine one: both take as long; and no more
+# than so many per point. A denser map has the fine one up to so many cells, or else the coarse one: 2e-2.
 _FINE = {2: 0.25, 3: 0.35}
 _PAIRS_FROM_CELLS = 64
-_WITH_PAIRS = 0.9
+_WITH_PAIRS = 1.0
+_MOST_CANDIDATES = 250  # per point
 _FINE_UP_TO_CELLS = 240
 _COARSE = 0.5
 # Cells along an axis at most, which bounds the memory to 1 GiB in 2-D and 2 GiB in 3-D; a map still wider gets
@@ -127,18 +128,19 @@ class GridRepulsion:
         # With nodes that stay where they are, the steps descend one smooth approximation of the divergence; nodes
         # that moved with the map's rim would add noise.
         low = (low / self._spacing).floor() * self._spacing
-        blocks = coords.split(_BLOCK.get(coords.device.type, 1 << 18), dim=1)
+        # Points in the order of their cells find each other's nodes in the cache.
+        placed = coords if near is None else near.placed
+        blocks = placed.split(_BLOCK.get(coords.device.type, 1 << 18), dim=1)
         halves = share_out(len(blocks), 2)
         spread = [partial(self._spread, blocks[half], low) for half in halves]
         parts = self._lanes.run([*spread, *(self._pairs.parts(near) if near is not None else [])])
         field = self._convolve_kernel(sum_in_order(parts[: len(halves)])).reshape(-1)
         found = torch.cat(self._lanes.run([partial(self._read, field, block, low) for block in blocks]), dim=1)
-        potential, gradient = found[0].add_(self._offset * n_points), found[1:].div_(spacing)
+        found[0].add_(self._offset * n_points)
+        found[1:].div_(spacing)
         if near is not None:
-            near_potential, near_gradient = self._pairs.add_up(near, parts[len(halves) :])
-            potential += near_potential
-            gradient += near_gradient
-        return Repulsion(potential, gradient, spacing)
+            found = near.restore(found.add_(self._pairs.add_up(parts[len(halves) :])))
+        return Repulsion(found[0], found[1:], spacing)
 
     def _spread(self, blocks: Sequence[Tensor], low: Tensor) -> Tensor:
         """Density of the points on the grid, (nodes,) * d."""
@@ -161,7 +163,8 @@ class GridRepulsion:
         cells = span / fine
         if self._n_dims == 2 or cells <= _PAIRS_FROM_CELLS:
             return fine, None
-        near = find_neighbourhoods(coords, REACH, most_candidates=int(cells**3))
+        most = int(min(cells**3, _MOST_CANDIDATES * coords.shape[1]))
+        near = find_neighbourhoods(coords, REACH, most_candidates=most)
         if near is not None:
             return _WITH_PAIRS, near
         return (fine if cells <= _FINE_UP_TO_CELLS else _COARSE), None
@@ -180,7 +183,7 @@ class GridRepulsion:
         if (nodes, spacing, with_pairs) == (self._nodes, self._spacing, self._with_pairs):
             return
         self._nodes, self._spacing, self._with_pairs, self._offset = nodes, spacing, with_pairs, 0.0
-        if nodes <= _ONE_LEVEL_UP_TO:
+        if nodes <= _ONE_LEVEL_UP_TO and not with_pairs:
             # Only differences of the potential are forces. Where all pairs are close, all kernel values are nearly
             # one and float32 would lose their differences; so what they have in common is left out.
             self._offset = float((1 + (nodes * spacing) ** 2 / self._dof) ** (-(self._dof + 1) / 2))

@@ -18,9 +18,9 @@ from aligncut_cli.maths.lanes import ONE_LANE, Lanes, share_out, sum_in_order
 from aligncut_cli.maths.scatter import add_at_
 
 # Of the Gaussians exp(-s r^2) in the kernel those with s above this are short-ranged; beyond the reach they are
-# dropped, which takes 3e-4 off the sum of the kernel over a fitted map.
-NARROW = 0.35
-REACH = 3.6
+# dropped, which takes less than 1e-3 off the sum of the kernel over a map.
+NARROW = 0.28
+REACH = 4.05
 _MOST_CELLS = 128
 _TABLE = 1 << 16
 # Pairs in a block: on a CPU they stay in its cache.
@@ -52,17 +52,18 @@ class NearPairs:
 
     def sum(self, near: Neighbourhoods, lanes: Lanes = ONE_LANE) -> tuple[Tensor, Tensor]:
         """Potential of each point, its own part included, and gradient: (n,) and (d, n)."""
-        return self.add_up(near, lanes.run(self.parts(near)))
+        total = near.restore(self.add_up(lanes.run(self.parts(near))))
+        return total[0], total[1:]
 
     def parts(self, near: Neighbourhoods) -> list[partial[Tensor]]:
         """Return what has to be run for `add_up`."""
         return [partial(self._sum_some, near, near.blocks[part]) for part in share_out(len(near.blocks), _PARTS)]
 
-    def add_up(self, near: Neighbourhoods, parts: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Return potential and gradient from what the parts have returned."""
+    def add_up(self, parts: list[Tensor]) -> Tensor:
+        """Return potential and gradient, (1 + d, n) in the order of the cells, from what the parts have returned."""
         total = sum_in_order(parts)
-        total = torch.empty_like(total).index_copy_(1, near.order, total)
-        return total[0] + self._at_zero, total[1:]
+        total[0] += self._at_zero
+        return total
 
     def _sum_some(self, near: Neighbourhoods, blocks: Sequence[slice]) -> Tensor:
         """Potential and gradient, (1 + d, n) in the order of the cells, that the pairs of some points make."""
@@ -100,6 +101,10 @@ class Neighbourhoods:
     blocks: Sequence[slice]
     reach: float
 
+    def restore(self, values: Tensor) -> Tensor:
+        """Return values (k, n) of points in the order of the cells in that of the points."""
+        return torch.empty_like(values).index_copy_(1, self.order, values)
+
     def find_pairs(self, block: slice) -> tuple[Tensor, Tensor, list[Tensor], Tensor]:
         """Return places of both points of every near pair of some places, difference along each axis, and square."""
         runs = self.lengths[block]
@@ -113,7 +118,8 @@ class Neighbourhoods:
         for along in apart:
             square.addcmul_(along, along)
         near = (square <= self.reach**2).nonzero()[:, 0]
-        return first[near], second[near], [along[near] for along in apart], square[near]
+        first, second, square = (torch.index_select(each, 0, near) for each in (first, second, square))
+        return first, second, [torch.index_select(along, 0, near) for along in apart], square
 
 
 def find_neighbourhoods(coords: Tensor, reach: float, *, most_candidates: int) -> Neighbourhoods | None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 
+import faiss
 import numpy as np
 import pytest
 import torch
@@ -9,7 +10,7 @@ from scipy import sparse
 from sklearn.manifold import trustworthiness
 
 from aligncut_cli.errors import BadInput, UsageError
-from aligncut_cli.maths import tsne
+from aligncut_cli.maths import tsne, tsne_affinities
 from aligncut_cli.maths.tsne import TsneFit, attract, divergence_of, fit_tsne, gradient_of
 from aligncut_cli.maths.tsne_affinities import (
     Affinities,
@@ -17,6 +18,8 @@ from aligncut_cli.maths.tsne_affinities import (
     drop_self,
     find_affinities,
     information_of,
+    search_all,
+    search_lists,
 )
 from aligncut_cli.maths.tsne_fft import GridRepulsion, degrees_of_freedom, repel_exactly
 
@@ -282,6 +285,46 @@ def test_the_descent_ends_where_the_divergence_hardly_falls_any_more(monkeypatch
     assert (early.iterations - 60) % 25 == 0
     assert seen[-1] == (early.iterations, early.iterations)
     assert early.kl_divergence < 1.02 * whole.kl_divergence
+    monkeypatch.setattr(tsne, "_MANY", 600)
+    earlier = fit(points, engine="exact", perplexity=20.0, iterations=500)
+    assert 60 < earlier.iterations < early.iterations
+    assert early.kl_divergence < earlier.kl_divergence < 1.06 * whole.kl_divergence
+
+
+def test_lists_hold_nearly_all_neighbours_and_the_same_ones_on_any_number_of_threads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(40, 8))
+    points = (centres[rng.integers(0, 40, 6000)] + 0.5 * rng.normal(size=(6000, 8))).astype(np.float32)
+    rows = torch.from_numpy(points)
+    exact = search_all(rows, rows, 31)
+    monkeypatch.setattr(tsne_affinities, "_CENTRES", 60)
+    threads = faiss.omp_get_max_threads()
+    found = []
+    try:
+        for probed in (2, 8, 8, 60):
+            faiss.omp_set_num_threads(1 + len(found))
+            monkeypatch.setattr(tsne_affinities, "_PROBED", probed)
+            found.append(search_lists(rows, 31))
+    finally:
+        faiss.omp_set_num_threads(threads)
+    shares = [
+        np.mean([len(set(a.tolist()) & set(b.tolist())) / 31 for a, b in zip(exact, each, strict=True)])
+        for each in found
+    ]
+    assert torch.equal(found[1], found[2])
+    assert shares[0] < shares[1]
+    assert shares[1] > 0.97
+    assert shares[3] > 0.9999
+    few = torch.cat([rows[:200], rows[:3] + 100])  # these have lists of their own, which hold no 31 rows
+    monkeypatch.setattr(tsne_affinities, "_PROBED", 1)
+    found.append(search_lists(few, 31))
+    assert torch.equal(found[4][-3:], search_all(few[-3:], few, 31))
+    monkeypatch.setattr(tsne_affinities, "_EXACT_UP_TO", 5999)
+    monkeypatch.setattr(tsne_affinities, "_PROBED", 60)
+    near = find_affinities(rows, 10.0, n_neighbors=30).neighbours
+    assert torch.equal(near, drop_self(found[3]).to(torch.int32))
 
 
 @pytest.mark.parametrize("engine", ["exact", "fft"])

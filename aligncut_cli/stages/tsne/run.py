@@ -13,7 +13,7 @@ from aligncut_cli.store.provenance import Identity
 from aligncut_cli.store.read import Store, open_store
 from aligncut_cli.store.run import Outcome, Work
 
-VERSION = 4
+VERSION = 5
 
 
 def run(eigs: Path, params: TsneParams, options: RunOptions, console: Console, *, basis: Path | None = None) -> Outcome:
