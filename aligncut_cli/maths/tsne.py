@@ -36,9 +36,9 @@ _EXACT_UP_TO = {2: 700, 3: 1500}
 _EXAGGERATION = 12.0
 _EXAGGERATED_ITERATIONS = 60
 _MOMENTUM = 0.8
-# The descent ends where the divergence has fallen by less than this share since it was looked at last. Many points go on
-# spreading out for long after they have found their places: 100,000 take 310 steps and reach 1.531 nats, where 125 steps
-# more, in half as much time again, would reach 1.479.
+# The descent ends where the divergence has fallen by less than this share since it was looked at last. Many points go
+# on spreading out for long after they have found their places: 100,000 take 310 steps and reach 1.531 nats, where 125
+# steps more, in half as much time again, would reach 1.479.
 _LOOK_EVERY = 25
 _LEAST_FALL, _LEAST_FALL_OF_MANY = 5e-3, 1.15e-2
 _MANY = 50_000

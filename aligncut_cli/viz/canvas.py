@@ -91,8 +91,7 @@ class Canvas:
             axis.set_axis_off()
         for line in self.lines:
             _, text = choose_font(line.text, 16)
-            file = find_font_file(line.text)
-            font = FontProperties(fname=file, size=line.size) if file else FontProperties(size=line.size)
+            font = FontProperties(fname=find_font_file(line.text), size=line.size)
             figure.text(
                 line.x / width,
                 1 - line.y / height,
@@ -114,9 +113,3 @@ def stack_canvases(canvases: Sequence[Canvas]) -> Canvas:
         whole.tiles += [Tile(**{**vars(tile), "y": tile.y + whole.height}) for tile in canvas.tiles]
         whole.height += canvas.height
     return whole
-
-
-def shorten(text: str, width: float, size: float) -> str:
-    """Cut a text to a width in mm, letters of a size in points being as wide as they are on average; keeps its end."""
-    fit = max(3, int(width / (0.55 * size * MM_PER_INCH / 72)))
-    return text if len(text) <= fit else "\u2026" + text[1 - fit :]

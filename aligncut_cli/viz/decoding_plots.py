@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -46,7 +47,9 @@ def plot_candidates(
         axis.plot(numbers, values, "o-", label=style.name(name), **look)
     axis.plot(numbers, chance, "--", color=_GREY, linewidth=1, label="guessing")
     axis.set_xscale("log")
-    axis.set_xticks(numbers, [f"{number:,}" for number in numbers])
+    following = [*numbers[1:], math.inf]
+    labels = [f"{number:,}" if after > 1.5 * number else "" for number, after in zip(numbers, following, strict=True)]
+    axis.set_xticks(numbers, labels)
     axis.minorticks_off()
     axis.set_ylim(0, 1.02)
     axis.set_xlabel("candidates", fontsize=style.font_size)

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from aligncut_cli.controls import describe_controls
+from aligncut_cli.viz.fonts import wrap_text
 from aligncut_cli.viz.style import CONTROL, MM_PER_INCH, FigureStyle
 
 METADATA: dict[str, dict[str, Any]] = {
@@ -90,12 +91,32 @@ def name_bottom(axes: Sequence[Sequence[Any]], count: int, label: str, *, style:
         lowest.tick_params(labelbottom=True)
 
 
+def break_long_labels(figure: Figure) -> None:
+    """Break titles and labels of the figure, axes and scales that would end beyond the figure into lines."""
+    figure.draw_without_rendering()  # which lays it out
+    page = figure.bbox
+    labels = [label for axis in figure.axes for label in (axis.xaxis.label, axis.yaxis.label)]
+    for text in [*figure.texts, *labels]:
+        if not text.get_text().strip():
+            continue
+        box = text.get_window_extent()
+        upright = text.get_rotation() == 90
+        low, high = (box.y0, box.y1) if upright else (box.x0, box.x1)
+        end = page.height if upright else page.width
+        if low < 0 or high > end:
+            # Both ends as far from the middle as the nearer end of the page is.
+            room = 2 * min((low + high) / 2, end - (low + high) / 2) / figure.dpi * MM_PER_INCH
+            text.set_text("\n".join(wrap_text(text.get_text(), 0.98 * room, float(text.get_fontsize()))))
+
+
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure in the format that its path ends in.
 
     PDF embeds TrueType letters, which can be searched and edited; SVG holds their outlines, so needs no fonts.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if figure.get_layout_engine() is not None:
+        break_long_labels(figure)
     format = path.suffix.removeprefix(".")
     with rc_context({"pdf.fonttype": 42, "svg.fonttype": "path", "svg.hashsalt": "aligncut"}):
         figure.savefig(path, format=format, metadata=METADATA[format])

@@ -1,14 +1,24 @@
-"""Fonts for names in any script: Pillow's own where it has the letters, else one of the system's, else escapes."""
+"""Fonts for names in any script: that of the plots where it has the letters, else one of the system's, else escapes.
+
+One font in PNG, PDF and SVG, so that a text that is measured here is as wide in all of them.
+"""
 
 from __future__ import annotations
 
 import unicodedata
 from functools import cache
+from pathlib import Path
 
+import matplotlib
 from PIL import ImageFont
+
+from aligncut_cli.viz.style import MM_PER_INCH
 
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
+PLAIN = str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"))
+MEASURED = 64
+"""Pixels of the letters that widths are measured on."""
 NOWHERE = "\U0010ffff"
 """A letter that no font has, drawn as the box of missing ones."""
 
@@ -24,8 +34,38 @@ def choose_font(text: str, size: int) -> tuple[Font, str]:
 
 
 def find_font_file(text: str) -> str:
-    """Return the file of the font that `choose_font` takes for a text; empty for Pillow's own."""
+    """Return the file of the font that `choose_font` takes for a text."""
     return _find_font(frozenset(letter for letter in text if _is_visible(letter)))
+
+
+def text_width(text: str, size: float) -> float:
+    """Return how wide a text is, mm, in letters of a size in points."""
+    font, drawable = choose_font(text, MEASURED)
+    return font.getlength(drawable) * size / MEASURED * MM_PER_INCH / 72
+
+
+def wrap_text(text: str, width: float, size: float) -> list[str]:
+    """Break a text into lines of at most a width, mm, in letters of a size in points; between words where it can."""
+    lines, line = [], ""
+    for word in text.split():
+        longer = f"{line} {word}".strip()
+        if line and text_width(longer, size) > width:
+            lines.append(line)
+            longer = word
+        line = longer
+        while len(line) > 1 and text_width(line, size) > width:
+            fit = max(1, sum(text_width(line[:end], size) <= width for end in range(1, len(line))))
+            lines.append(line[:fit])
+            line = line[fit:]
+    return [*lines, line] if line else lines
+
+
+def shorten(text: str, width: float, size: float) -> str:
+    """Cut a text to a width, mm, in letters of a size in points; keeps its end."""
+    kept = text
+    while len(kept) > 2 and text_width(kept, size) > width:
+        kept = "\u2026" + kept.removeprefix("\u2026")[1:]
+    return kept
 
 
 def _is_visible(letter: str) -> bool:
@@ -40,7 +80,7 @@ def _escape(letter: str) -> str:
 
 @cache
 def _load(path: str, size: int) -> Font:
-    return ImageFont.truetype(path, size) if path else ImageFont.load_default(size)
+    return ImageFont.truetype(path, size)
 
 
 @cache
@@ -54,8 +94,8 @@ def _has(path: str, letter: str) -> bool:
 
 @cache
 def _find_font(letters: frozenset[str]) -> str:
-    """Return the path of the font that has most of some letters, the system's plain ones first; "" is Pillow's own."""
-    best, most = "", sum(_has("", letter) for letter in letters)
+    """Return the path of the font that has most of some letters: that of the plots, then the system's plain ones."""
+    best, most = PLAIN, sum(_has(PLAIN, letter) for letter in letters)
     if most == len(letters):
         return best
     for path in _list_fonts():

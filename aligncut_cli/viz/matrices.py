@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from math import ceil
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aligncut_cli.viz.figures import add_scale, list_axes, new_figure, save_figure
+from aligncut_cli.viz.fonts import text_width, wrap_text
 from aligncut_cli.viz.style import FigureStyle
 
 PANEL, SCALE = 48.0, 18.0
@@ -35,11 +35,11 @@ def draw_matrices(
     controls : said in red
     """
     labels = [style.slot(slot) for slot in slots]
-    names = max(map(len, labels)) * style.letter * 0.85
+    names = max(text_width(label, style.small) for label in labels)
     columns = style.columns(len(matrices), least=PANEL + names, beside=SCALE)
     rows = ceil(len(matrices) / columns)
     side = (style.width - SCALE) / columns - names - 2
-    wraps = {title: textwrap.wrap(title, max(12, int(side / style.letter))) for title in matrices}
+    wraps = {title: wrap_text(title, side, style.font_size) for title in matrices}
     height = rows * (side + names + (1.5 + max(map(len, wraps.values()))) * style.line)
     figure, axes = new_figure(rows, columns, style=style, height=height, controls=controls)
     fit = max(1, int(side / (0.9 * style.line)))

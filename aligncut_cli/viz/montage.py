@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -10,8 +9,7 @@ from PIL import Image, ImageDraw
 
 from aligncut_cli.controls import describe_controls
 from aligncut_cli.viz.canvas import Canvas, Line, Pixels, Tile
-from aligncut_cli.viz.fonts import choose_font
-from aligncut_cli.viz.sheet import shorten
+from aligncut_cli.viz.fonts import choose_font, shorten, text_width, wrap_text
 from aligncut_cli.viz.style import CONTROL, FigureStyle
 
 GAP = 0.6
@@ -37,7 +35,7 @@ def draw_montage(
     """
     canvas = Canvas(style)
     names = [style.name(name) for name in grids]
-    label = min(0.2 * style.width, max(map(len, names)) * style.letter + 3 * GAP)
+    label = min(0.2 * style.width, max(text_width(name, style.font_size) for name in names) + 3 * GAP)
     most = max(len(tiles) for tiles in grids.values())
     per_line = max(1, min(most, int((style.width - label) // (LEAST_WIDTH + GAP)) - 1))
     per_line = -(-most // -(-most // per_line))  # rows of about one length
@@ -45,23 +43,22 @@ def draw_montage(
     width = min((style.width - label) / (per_line + 1) - GAP, MOST_HEIGHT * shape)
     height = width / shape
     top = 2 * GAP
-    letters = max(20, int((style.width - 2 * GAP) / (0.9 * style.letter)))
     head = [(describe_controls(controls), style.font_size, CONTROL)] if controls else []
     head += [(title, style.font_size, Line.colour), (caption, style.small, Line.colour)]
     for text, size, colour in head:
-        for part in textwrap.wrap(text, letters):
+        for part in wrap_text(text, style.width - 2 * GAP, size):
             canvas.lines.append(Line(GAP, top, part, size, colour))
             top += style.line
     top += GAP
     small = style.small
     for index, (name, tiles) in enumerate(zip(names, grids.values(), strict=True)):
-        canvas.lines.append(Line(GAP, top + style.line, shorten(name, label, style.font_size), style.font_size))
+        canvas.lines.append(Line(GAP, top + style.line, shorten(name, label - GAP, style.font_size), style.font_size))
         if index == 0:
             canvas.tiles.append(Tile(label, top + style.line, width, height, photo))
         for start in range(0, len(tiles), per_line):
             for column, (layer, rgb) in enumerate(tiles[start : start + per_line], start=1):
                 left = label + column * (width + GAP)
-                text = f"layer {layer}" if width > 8 * style.letter else str(layer)
+                text = f"layer {layer}" if width > text_width(f"layer {layer}", small) else str(layer)
                 canvas.lines.append(Line(left, top, text, small))
                 canvas.tiles.append(Tile(left, top + style.line, width, height, rgb, sharp=True))
             top += height + style.line + GAP

@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from aligncut_cli.viz.figures import add_legend, add_scale, key_line, list_axes, name_bottom, new_figure
+from aligncut_cli.viz.fonts import text_width, wrap_text
 from aligncut_cli.viz.style import COLOURS, FigureStyle
 
 Floats = NDArray[np.float64]
@@ -68,7 +69,13 @@ def plot_scores(lines: Sequence[ScoreLine], *, title: str, style: FigureStyle, c
     for dashes, name in (("-", "bound of the token grid"), (":", "shuffled: masks of other images"), ("--", "chance")):
         if name != "chance" or any(line.chance is not None for line in lines):
             keys_of.append(key_line(name, "#888888", dashes))
-    add_legend(figure, style=style, columns=keys, title=wrap_text(title, style), further=keys_of)
+    add_legend(
+        figure,
+        style=style,
+        columns=keys,
+        title="\n".join(wrap_text(title, 0.95 * style.width, style.small)),
+        further=keys_of,
+    )
     figure.supylabel("mIoU", fontsize=style.font_size)
     name_bottom(axes, len(models), "layer", style=style)
     return figure
@@ -117,13 +124,6 @@ def plot_roi_scores(scores: Sequence[RoiScore], *, style: FigureStyle, controls:
     return figure
 
 
-def wrap_text(text: str, style: FigureStyle) -> str:
-    """Break a text into lines that fit the figure's width, in small letters."""
-    import textwrap
-
-    return "\n".join(textwrap.wrap(text, max(20, int(style.width / (0.9 * style.letter)))))
-
-
 def plot_layer_scores(
     rois: Sequence[str],
     layers: Mapping[str, Sequence[int]],
@@ -139,7 +139,7 @@ def plot_layer_scores(
     """
     deepest = max(map(len, layers.values()))
     cell = 1.05 * style.line
-    widest = max(map(len, rois)) * style.letter
+    widest = max(text_width(roi, style.small) for roi in rois)
     columns = style.columns(len(layers), least=max(25.0, cell * len(rois) + 4 * style.line), beside=22)
     rows = ceil(len(layers) / columns)
     height = rows * (cell * deepest + widest + 3 * style.line) + style.line

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -11,7 +10,7 @@ import numpy as np
 
 from aligncut_cli.controls import describe_controls
 from aligncut_cli.viz.canvas import Canvas, Line, Pixels, Tile
-from aligncut_cli.viz.canvas import shorten as shorten
+from aligncut_cli.viz.fonts import shorten, text_width, wrap_text
 from aligncut_cli.viz.style import CONTROL, FigureStyle
 
 GAP = 1.0
@@ -76,20 +75,21 @@ def draw_sheet(
 def _write_head(canvas: Canvas, title: str, controls: Sequence[str]) -> float:
     style = canvas.style
     top = GAP
-    wide = max(20, int((style.width - 2 * GAP) / style.letter))
+    wide = style.width - 2 * GAP
     if controls:
-        for text in textwrap.wrap(describe_controls(controls), wide):
+        for text in wrap_text(describe_controls(controls), wide, style.font_size):
             canvas.lines.append(Line(GAP, top, text, style.font_size, CONTROL))
             top += style.line
-    for text in textwrap.wrap(title, wide):
+    for text in wrap_text(title, wide, style.font_size):
         canvas.lines.append(Line(GAP, top, text, style.font_size))
         top += style.line
     return top + GAP / 2
 
 
 def _label_width(rows: Sequence[Row], style: FigureStyle) -> float:
-    longest = max((len(line) for row in rows for line in row.label.split("\n")), default=0)
-    return min(longest * style.letter + 2 * GAP, 0.25 * style.width) if longest else GAP
+    lines = [line for row in rows for line in row.label.split("\n")]
+    longest = max((text_width(line, style.font_size) for line in lines), default=0.0)
+    return min(longest + 2 * GAP, 0.25 * style.width) if longest else GAP
 
 
 def _draw_row(canvas: Canvas, row: Row, top: float, label: float, *, sharp: bool) -> float:
@@ -113,7 +113,8 @@ def _draw_row(canvas: Canvas, row: Row, top: float, label: float, *, sharp: bool
             canvas.tiles.append(Tile(left, top + captions, width, side, tile, sharp))
             left += max(width, side * widest if widest < 2 else width) + GAP
         top += captions + side + GAP
-    lines = [part for line in row.label.split("\n") for part in textwrap.wrap(line, max(4, int(label / style.letter)))]
+    texts = row.label.split("\n")
+    lines = [part for text in texts for part in wrap_text(text, label - 2 * GAP, style.font_size)]
     for number, line in enumerate(lines):
         canvas.lines.append(Line(GAP, begin + captions + number * style.line, line, style.font_size))
     return max(top, begin + captions + len(lines) * style.line + GAP)
@@ -126,7 +127,7 @@ def _draw_scale(canvas: Canvas, scale: Scale, top: float) -> float:
     for share, text, align in zip((0.0, 0.5, 1.0), scale.ends, ("left", "middle", "right"), strict=True):
         canvas.lines.append(Line(GAP + share * width, top + style.line + GAP / 4, text, style.small, align=align))
     left = width + 3 * GAP
-    parts = textwrap.wrap(scale.label, max(8, int((style.width - left) / style.letter)))
+    parts = wrap_text(scale.label, style.width - left - GAP, style.font_size)
     for number, part in enumerate(parts):
         canvas.lines.append(Line(left, top + number * style.line, part, style.font_size))
     return top + max(2, len(parts)) * style.line + GAP
@@ -136,7 +137,7 @@ def _draw_keys(canvas: Canvas, keys: Sequence[Key], top: float) -> float:
     style = canvas.style
     left, box = GAP, 0.8 * style.line
     for key in keys:
-        width = box + 2 * GAP + len(key.text) * style.letter
+        width = box + 2 * GAP + text_width(key.text, style.small)
         if left > GAP and left + width > style.width:
             left, top = GAP, top + style.line
         canvas.tiles.append(Tile(left, top, box, box, np.full((2, 2, 3), key.colour, np.uint8), sharp=True))

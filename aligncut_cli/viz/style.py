@@ -47,11 +47,6 @@ class FigureStyle:
         """Return the height of a line of labels, mm."""
         return 1.35 * self.font_size * MM_PER_INCH / 72
 
-    @property
-    def letter(self) -> float:
-        """Return how wide a letter is on average, mm."""
-        return 0.55 * self.font_size * MM_PER_INCH / 72
-
     def name(self, model: str) -> str:
         """Return what a model is called."""
         return self.names.get(model, model)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import textwrap
 from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import Any
@@ -14,6 +13,7 @@ from matplotlib.patches import Circle
 from numpy.typing import NDArray
 
 from aligncut_cli.viz.figures import add_scale, list_axes, new_figure
+from aligncut_cli.viz.fonts import text_width, wrap_text
 from aligncut_cli.viz.style import COLOURS, FigureStyle
 
 Floats = NDArray[np.float64]
@@ -46,7 +46,7 @@ def plot_transition(
     count = 2 + len(probability)
     columns = style.columns(count, least=PANEL)
     rows = ceil(count / columns)
-    notes = textwrap.wrap(subtitle, max(20, int(style.width / (0.9 * style.letter))))
+    notes = wrap_text(subtitle, 0.95 * style.width, style.small)
     side = (style.width - 14) / columns
     height = rows * (side + 2 * style.line) + len(notes) * style.line
     figure, axes = new_figure(rows, columns, style=style, height=height, controls=controls)
@@ -116,7 +116,7 @@ def plot_trajectories(
     cloud : (n, 2) sampled nodes
     paths : (token, layer, 2)
     """
-    beside = min(0.4 * style.width, max(map(len, names)) * style.letter * 0.9 + 6)
+    beside = min(0.4 * style.width, max(text_width(name, style.small) for name in names) + 6)
     height = max(0.72 * (style.width - beside), (len(names) + 2) * style.line + 12)
     figure, axes = new_figure(1, 1, style=style, height=height, controls=controls)
     axis = axes[0][0]

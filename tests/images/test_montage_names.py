@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFont
+from PIL import Image
 
 from aligncut_cli.stages.render.phases import name_montages
 from aligncut_cli.stages.render.section import OVERVIEW
-from aligncut_cli.viz.fonts import NOWHERE, choose_font
+from aligncut_cli.viz.fonts import NOWHERE, PLAIN, choose_font, find_font_file
 from aligncut_cli.viz.montage import draw_montage
 from aligncut_cli.viz.style import FigureStyle
 
@@ -51,11 +51,10 @@ def test_titles_have_letters_or_escapes_but_no_boxes(title: str) -> None:
         assert font == choose_font("other", 16)[0]
 
 
-def test_what_pillows_own_font_lacks_is_drawn_by_one_of_the_system() -> None:
-    own = ImageFont.load_default(16)
-    if bytes(own.getmask("ж")) != bytes(own.getmask(NOWHERE)):
-        pytest.skip("Pillow's font has Cyrillic")
-    assert choose_font("жук", 16)[1] == "жук"  # matplotlib brings DejaVu along
+def test_the_font_of_the_plots_has_letters_of_many_scripts() -> None:
+    for text in ("жук", "Ωμέγα", "Łódź"):
+        assert choose_font(text, 16)[1] == text
+        assert find_font_file(text) == PLAIN
 
 
 def test_a_montage_is_drawn_whatever_its_title() -> None:

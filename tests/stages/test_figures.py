@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shutil
 import subprocess
@@ -10,14 +11,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
+from aligncut_cli.viz.canvas import Canvas, Line
 from aligncut_cli.viz.concept_plots import plot_activations
 from aligncut_cli.viz.decoding_plots import RunBar, plot_neurons, plot_runs
+from aligncut_cli.viz.figures import save_figure
+from aligncut_cli.viz.fonts import shorten, text_width, wrap_text
 from aligncut_cli.viz.labels import safe_colours, voc_colours
-from aligncut_cli.viz.score_plots import RoiScore, ScoreLine, plot_roi_scores, plot_scores
-from aligncut_cli.viz.sheet import Scale, draw_sheet
-from aligncut_cli.viz.style import FigureStyle
+from aligncut_cli.viz.score_plots import RoiScore, ScoreLine, plot_layer_scores, plot_roi_scores, plot_scores
+from aligncut_cli.viz.sheet import Row, Scale, draw_sheet
+from aligncut_cli.viz.style import MM_PER_INCH, FigureStyle
 from tests.conftest import aligncut, done
 
 MM = 25.4
@@ -174,5 +180,76 @@ def test_what_a_scale_says_stays_within_the_sheet() -> None:
         sheet = draw_sheet([], title="", style=style, controls=(), scale=scale)
         parts = [line for line in sheet.lines if line.text in label and line.size == style.font_size]
         assert " ".join(line.text for line in parts) == label
-        assert all(line.x + len(line.text) * style.letter <= width for line in parts)
+        assert all(line.x + text_width(line.text, line.size) <= width for line in parts)
         assert all(line.y + style.line <= sheet.height + 1e-9 for line in parts)
+
+
+def find_cut(figure: Figure) -> list[str]:
+    """Return labels and entries of legends that end beyond a figure as it is saved."""
+    figure.draw_without_rendering()
+    page, cut = figure.bbox, []
+    texts: list[Text] = [*figure.texts, *(text for legend in figure.legends for text in legend.get_texts())]
+    for text in [*texts, *(label for axis in figure.axes for label in (axis.xaxis.label, axis.yaxis.label))]:
+        box = text.get_window_extent()
+        inside = box.x0 >= -1 and box.y0 >= -1 and box.x1 <= page.width + 1 and box.y1 <= page.height + 1
+        if text.get_text().strip() and not inside:
+            cut.append(text.get_text())
+    return cut
+
+
+@pytest.mark.parametrize("width", [85.0, 180.0])
+@pytest.mark.parametrize("what", ["activations", "layers"])
+def test_long_labels_of_low_figures_are_broken_and_not_cut(what: str, width: float, tmp_path: Path) -> None:
+    """One region makes a figure lower than the label of its axis or scale is long."""
+    style, layers = replace(STYLE, width=width, font_size=9.0), {"clip": [0, 1], "dino": [0, 1]}
+    values = {model: np.zeros((2, 3, 1)) for model in layers}
+
+    def draw() -> Figure:
+        if what == "activations":
+            return plot_activations(["all"], layers, values, values, style=style, controls=())
+        r2 = {model: np.full((2, 1), 0.1, np.float32) for model in layers}
+        return plot_layer_scores(["all"], layers, r2, style=style, controls=())
+
+    assert find_cut(draw())
+    saved = draw()
+    save_figure(saved, tmp_path / "figure.pdf")
+    assert find_cut(saved) == []
+
+
+def test_texts_are_as_wide_as_measured_in_pixels_and_in_pdf() -> None:
+    """The measure is the font's that both are drawn with, so that nothing overlaps in one of the formats."""
+    style = replace(STYLE, width=85.0, dpi=300)
+    for text in ("concept 3", "demo-mae:2, demo-mae:1 and 3 more", "WWW", "iii"):
+        canvas = Canvas(style, 20.0, [Line(5.0, 5.0, text, 8.0)])
+        ink = np.flatnonzero((np.asarray(canvas.draw()) < 128).any(axis=(0, 2)))
+        drawn = (ink[-1] + 1 - ink[0]) / style.dpi * MM_PER_INCH
+        plotted = canvas._plot()
+        plotted.draw_without_rendering()
+        in_plot = plotted.texts[0].get_window_extent().width / style.dpi * MM_PER_INCH
+        assert text_width(text, 8.0) == pytest.approx(drawn, rel=0.03, abs=0.5)
+        assert text_width(text, 8.0) == pytest.approx(in_plot, rel=0.03, abs=0.5)
+
+
+def test_wrapped_lines_fit_keep_all_words_and_could_not_be_fewer() -> None:
+    text = "demo-mae:2, demo-mae:1 and 3 more, of which anunusuallylongnamewithoutanyplacetobreak is one"
+    for width in (10.0, 20.0, 60.0, 500.0):
+        lines = wrap_text(text, width, 7.0)
+        assert all(text_width(line, 7.0) <= width for line in lines)
+        assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+        for line, after in itertools.pairwise(lines):
+            assert text_width(f"{line} {after.split()[0]}", 7.0) > width
+    assert wrap_text("", 10.0, 7.0) == []
+    cut = shorten(text, 30.0, 7.0)
+    assert text.endswith(cut[1:])
+    assert text_width(cut, 7.0) <= 30.0
+    assert shorten("short", 30.0, 7.0) == "short"
+
+
+def test_labels_of_rows_end_before_the_tiles() -> None:
+    tile = np.zeros((8, 8, 3), np.uint8)
+    for width in (85.0, 180.0):
+        style = replace(STYLE, width=width)
+        rows = [Row(f"concept {k}\n10,000 tokens\ndemo-mae:{k}, demo-mae:1 and 3 more", [("", tile)]) for k in range(3)]
+        sheet = draw_sheet(rows, title="", style=style, controls=())
+        left = min(tile.x for tile in sheet.tiles)
+        assert all(line.x + text_width(line.text, line.size) <= left for line in sheet.lines)

@@ -18,7 +18,7 @@ from aligncut_cli.store.run import Outcome, Work
 if TYPE_CHECKING:
     from aligncut_cli.masks import MaskSet
 
-VERSION = 4
+VERSION = 5
 
 
 def run(

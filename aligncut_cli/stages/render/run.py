@@ -11,7 +11,7 @@ from aligncut_cli.store.provenance import Identity
 from aligncut_cli.store.read import open_store
 from aligncut_cli.store.run import Outcome, Work
 
-VERSION = 3
+VERSION = 4
 
 
 def run(tsne: Path, params: RenderParams, options: RunOptions, console: Console) -> Outcome:
