@@ -44,6 +44,7 @@ from demo_objectives.encoder import ARCHITECTURE, SPEC, Draw, build_encoder, whi
 from demo_objectives.mae import Mae
 from demo_objectives.probe import PROBE_SCENES, PROBE_SEED, probe_encoder
 from demo_objectives.scenes import Visits, load_scenes
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -168,6 +169,13 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
+def read_facts(path: Path) -> dict[str, Any]:
+    """Return what a file of weights says of itself."""
+    with safe_open(path, "pt") as file:
+        facts: dict[str, Any] = json.loads(file.metadata()["aligncut"])
+    return facts
+
+
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
     return {name: value.float() for name, value in load_file(path).items()}
 
@@ -183,6 +191,8 @@ def save(encoder: nn.Module, args: argparse.Namespace, reached: dict[str, Any]) 
         "training": {"steps": args.steps, "seed": args.seed, "scenes": args.scenes, **reached},
         "scene_seed": TRAINING_SEED,
     }
+    if args.begin_from:
+        facts["training"]["before"] = read_facts(args.begin_from)["training"]
     part = args.output.with_suffix(".part")
     save_file(tensors, part, metadata={"aligncut": json.dumps(facts)})
     os.replace(part, args.output)

@@ -73,6 +73,25 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(
     assert set(logs[0][-1]["probe"]) == {"category", "patch", "figure"}
 
 
+def test_a_run_may_begin_from_the_encoder_of_another(script: Any, cache: Path, tmp_path: Path) -> None:
+    def parse(name: str, *more: object) -> Any:
+        options = ["--model", "demo-dino", "--steps", 1, "--scenes", 40, "--probe-scenes", 40, "--cache", cache]
+        return script.parse([str(word) for word in (*options, "--workers", 1, "-o", tmp_path / name, *more)])
+
+    first = parse("first.safetensors")
+    script.train(first, lambda line: None)
+    second = parse("second.safetensors", "--begin-from", first.output, "--seed", 5)
+    visits = tuple(script.load_scenes(script.TRAINING_SEED, 40, cache, 1, visit) for visit in (0, 1))
+    run = script.Run(second, visits)
+    for name, value in script.read_weights(first.output).items():
+        assert torch.equal(run.model.encoder.state_dict()[name], value), name
+        assert torch.equal(run.model.teacher["encoder"].state_dict()[name], value), name
+    script.train(second, lambda line: None)
+    facts = script.read_facts(second.output)["training"]
+    assert facts["seed"] == 5
+    assert facts["before"] == script.read_facts(first.output)["training"]
+
+
 def test_probes_find_what_features_hold_and_nothing_in_noise(script: Any) -> None:
     from demo_objectives.probe import fit_and_name, iou
 
