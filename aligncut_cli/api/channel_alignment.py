@@ -14,9 +14,9 @@ from sklearn.utils.validation import check_is_fitted
 from aligncut_cli.api.arrays import Float, Table, as_seed, plain
 from aligncut_cli.console import Console
 from aligncut_cli.errors import BadInput
-from aligncut_cli.maths.alignment_fit import restore_units
 from aligncut_cli.maths.device import resolve_device
 from aligncut_cli.maths.encoding import AlignmentMaps, predict_from_pooled
+from aligncut_cli.maths.response_units import restore_units
 from aligncut_cli.maths.ridge import score_voxels
 from aligncut_cli.maths.split_images import split_images
 from aligncut_cli.params import BRAIN_CHANNELS, AlignParams

@@ -11,10 +11,11 @@ import time
 import numpy as np
 import torch
 
-from aligncut_cli.maths.alignment_fit import AlignmentFit, FitSettings, standardize_responses
+from aligncut_cli.maths.alignment_fit import AlignmentFit, FitSettings
 from aligncut_cli.maths.alignment_start import start_from_responses
 from aligncut_cli.maths.centring import CentredMaps
 from aligncut_cli.maths.encoding import iterate_slots
+from aligncut_cli.maths.response_units import standardize_responses
 from aligncut_cli.maths.ridge import choose_penalty, decompose_kernels, measure_slot
 from aligncut_cli.maths.split_images import split_images
 from aligncut_cli.params import AlignParams

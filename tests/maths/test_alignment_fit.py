@@ -12,8 +12,6 @@ from aligncut_cli.maths.alignment_fit import (
     EpochRecord,
     FitSettings,
     FitState,
-    restore_units,
-    standardize_responses,
 )
 from aligncut_cli.maths.alignment_losses import compute_eigen_loss
 from aligncut_cli.maths.alignment_start import AlignmentStart, start_at_random, start_from_responses
@@ -21,6 +19,7 @@ from aligncut_cli.maths.centring import CentredMaps
 from aligncut_cli.maths.control_targets import draw_random_targets
 from aligncut_cli.maths.encoding import AlignmentMaps, iterate_slots, predict_from_pooled
 from aligncut_cli.maths.response_scores import score_r2
+from aligncut_cli.maths.response_units import restore_units, standardize_responses
 from aligncut_cli.maths.ridge import choose_penalty, decompose_kernels, measure_slot
 from aligncut_cli.maths.split_images import ImageSplit, split_images
 

@@ -21,7 +21,6 @@ from aligncut_cli.maths.alignment_fit import (
     EpochRecord,
     FitSettings,
     FitState,
-    standardize_responses,
 )
 from aligncut_cli.maths.alignment_start import (
     MIN_STANDARD_ERRORS,
@@ -33,6 +32,7 @@ from aligncut_cli.maths.alignment_start import (
 )
 from aligncut_cli.maths.centring import CentredMaps
 from aligncut_cli.maths.encoding import AlignmentMaps, iterate_slots, predict_from_pooled
+from aligncut_cli.maths.response_units import standardize_responses
 from aligncut_cli.maths.ridge import (
     RidgeFit,
     SlotStatistics,

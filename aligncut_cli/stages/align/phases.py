@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 
 from aligncut_cli.brain.join import suspect_pairing
 from aligncut_cli.brain.responses import load_responses
-from aligncut_cli.maths.alignment_fit import AlignmentFit, restore_units
+from aligncut_cli.maths.alignment_fit import AlignmentFit
 from aligncut_cli.maths.alignment_start import AlignmentStart
 from aligncut_cli.maths.encoding import AlignmentMaps, average_slots
+from aligncut_cli.maths.response_units import restore_units
 from aligncut_cli.maths.ridge import PRECISE_IMAGES
 from aligncut_cli.maths.slot_scores import predict_by_each_slot
 from aligncut_cli.params import AlignParams
