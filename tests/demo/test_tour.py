@@ -196,10 +196,10 @@ def test_figure_and_categories_are_above_their_controls(demo: tuple[Path, Result
     # With 144 scenes of seeds 0, 1 and 2 the best layers reach at least the second figure.
     for measure, model, least, _ in (
         ("figure", "demo-clip", 0.65, 0.74),
-        ("figure", "demo-dino", 0.75, 0.84),
+        ("figure", "demo-dino", 0.73, 0.81),
         ("figure", "demo-mae", 0.70, 0.81),
-        ("classes", "demo-clip", 0.30, 0.35),
-        ("classes", "demo-dino", 0.26, 0.34),
+        ("classes", "demo-clip", 0.30, 0.36),
+        ("classes", "demo-dino", 0.40, 0.48),
         ("classes", "demo-mae", 0.45, 0.53),
     ):
         scores = found(demo)[measure]
