@@ -2,8 +2,9 @@
 
 python -m tests.bench.pipeline PHOTOS MASKS --images 1000
 
-The images are random crops of the photos, the masks the same crops, the weights random and the responses made up: what
-is measured is the cost. With --only the other outputs are taken from an earlier run.
+The images are random crops of the photos, the masks the same crops, the weights random and the responses made up, each
+voxel half coarse colours of the crop and half noise: what is measured is the cost. With --only the other outputs are
+taken from an earlier run.
 """
 
 from __future__ import annotations
@@ -28,14 +29,19 @@ def make_crops(photos: Path, masks: Path, folder: Path, n_images: int) -> None:
     found = sorted(file for file in photos.iterdir() if (masks / f"{file.stem}.png").exists())
     for name in ("photos", "masks", "responses"):
         (folder / name).mkdir(parents=True, exist_ok=True)
+    coarse = np.empty((n_images, 6 * 6 * 3), np.float32)
     for index in range(n_images):
         file = found[index % len(found)]
         with Image.open(file) as photo, Image.open(masks / f"{file.stem}.png") as mask:
             left, top = (int(rng.integers(0, max(1, size - CROP))) for size in photo.size)
             box = (left, top, left + CROP, top + CROP)
-            photo.convert("RGB").crop(box).save(folder / "photos" / f"crop-{index:05d}.jpg", quality=95)
+            crop = photo.convert("RGB").crop(box)
+            crop.save(folder / "photos" / f"crop-{index:05d}.jpg", quality=95)
+            coarse[index] = np.asarray(crop.resize((6, 6), Image.Resampling.BOX), np.float32).ravel()
             mask.crop(box).save(folder / "masks" / f"crop-{index:05d}.png")
-    np.save(folder / "responses" / "responses.npy", rng.standard_normal((n_images, VOXELS)).astype(np.float32))
+    seen = (coarse - coarse.mean(axis=0)) @ rng.standard_normal((coarse.shape[1], VOXELS)).astype(np.float32)
+    noise = rng.standard_normal((n_images, VOXELS)).astype(np.float32)
+    np.save(folder / "responses" / "responses.npy", seen / seen.std(axis=0) + noise)
 
 
 def stages(n_sample: int, points: int, precision: str) -> dict[str, list[str]]:
