@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from aligncut_cli.viz.canvas import Pixels
 from aligncut_cli.viz.figures import add_legend, add_scale, key_line, list_axes, name_bottom, new_figure
-from aligncut_cli.viz.fonts import text_width
+from aligncut_cli.viz.fonts import widest_text
 from aligncut_cli.viz.style import COLOURS, FigureStyle
 from aligncut_cli.viz.transition_plots import cover, draw_circle, name_map_axes
 
@@ -59,10 +59,7 @@ def plot_concept_rois(
     cell = 1.05 * style.line
     columns = style.columns(2, least=max(60.0, cell * len(names) + 26))
     rows = 2 // columns
-    height = (
-        rows * (cell * len(mean) + max(text_width(name, style.font_size) for name in names) + 3 * style.line)
-        + style.line
-    )
+    height = rows * (cell * len(mean) + widest_text(names, style.font_size) + 3 * style.line) + style.line
     figure, axes = new_figure(rows, columns, style=style, height=max(height, 35.0 * rows), controls=controls)
     largest = float(np.nanmax(np.abs(mean))) if np.isfinite(mean).any() else 1.0
     styles: list[tuple[str, Floats, dict[str, Any]]] = [
@@ -213,7 +210,7 @@ def plot_difference(
     difference, error : (slot, roi)
     """
     labels = [style.slot(slot) for slot in slots]
-    height = 1.05 * style.line * len(slots) + max(text_width(roi, style.font_size) for roi in rois) + 3 * style.line
+    height = 1.05 * style.line * len(slots) + widest_text(rois, style.font_size) + 3 * style.line
     figure, axes = new_figure(1, 1, style=style, height=max(height, 40.0), controls=controls)
     axis = axes[0][0]
     largest = float(np.nanmax(np.abs(difference))) if np.isfinite(difference).any() else 1.0

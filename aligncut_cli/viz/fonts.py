@@ -6,7 +6,9 @@ One font in PNG, PDF and SVG, so that a text that is measured here is as wide in
 from __future__ import annotations
 
 import unicodedata
-from functools import cache
+from bisect import bisect_right
+from collections.abc import Iterable
+from functools import cache, partial
 from pathlib import Path
 
 import matplotlib
@@ -44,6 +46,11 @@ def text_width(text: str, size: float) -> float:
     return font.getlength(drawable) * size / MEASURED * MM_PER_INCH / 72
 
 
+def widest_text(texts: Iterable[str], size: float) -> float:
+    """Return how wide the widest of some texts is, mm; 0 where there is none."""
+    return max((text_width(text, size) for text in texts), default=0.0)
+
+
 def wrap_text(text: str, width: float, size: float) -> list[str]:
     """Break a text into lines of at most a width, mm, in letters of a size in points; between words where it can."""
     lines, line = [], ""
@@ -54,7 +61,7 @@ def wrap_text(text: str, width: float, size: float) -> list[str]:
             longer = word
         line = longer
         while len(line) > 1 and text_width(line, size) > width:
-            fit = max(1, sum(text_width(line[:end], size) <= width for end in range(1, len(line))))
+            fit = max(1, bisect_right(range(1, len(line)), width, key=partial(_width_of_start, line, size)))
             lines.append(line[:fit])
             line = line[fit:]
     return [*lines, line] if line else lines
@@ -62,10 +69,15 @@ def wrap_text(text: str, width: float, size: float) -> list[str]:
 
 def shorten(text: str, width: float, size: float) -> str:
     """Cut a text to a width, mm, in letters of a size in points; keeps its end."""
-    kept = text
-    while len(kept) > 2 and text_width(kept, size) > width:
-        kept = "\u2026" + kept.removeprefix("\u2026")[1:]
-    return kept
+    if text_width(text, size) <= width:
+        return text
+    left_out = "\u2026"
+    fit = bisect_right(range(1, len(text)), width, key=lambda count: text_width(left_out + text[-count:], size))
+    return left_out + text[len(text) - max(1, fit) :]
+
+
+def _width_of_start(text: str, size: float, end: int) -> float:
+    return text_width(text[:end], size)
 
 
 def _is_visible(letter: str) -> bool:

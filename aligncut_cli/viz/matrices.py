@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aligncut_cli.viz.figures import add_scale, list_axes, new_figure, save_figure
-from aligncut_cli.viz.fonts import text_width, wrap_text
+from aligncut_cli.viz.fonts import widest_text, wrap_text
 from aligncut_cli.viz.style import FigureStyle
 
 PANEL, SCALE = 48.0, 18.0
@@ -35,7 +35,7 @@ def draw_matrices(
     controls : said in red
     """
     labels = [style.slot(slot) for slot in slots]
-    names = max(text_width(label, style.small) for label in labels)
+    names = widest_text(labels, style.small)
     columns = style.columns(len(matrices), least=PANEL + names, beside=SCALE)
     rows = ceil(len(matrices) / columns)
     side = (style.width - SCALE) / columns - names - 2

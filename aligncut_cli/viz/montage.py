@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from aligncut_cli.controls import describe_controls
 from aligncut_cli.viz.canvas import Canvas, Line, Pixels, Tile
-from aligncut_cli.viz.fonts import choose_font, shorten, text_width, wrap_text
+from aligncut_cli.viz.fonts import choose_font, shorten, text_width, widest_text, wrap_text
 from aligncut_cli.viz.style import CONTROL, FigureStyle
 
 GAP = 0.6
@@ -35,7 +35,7 @@ def draw_montage(
     """
     canvas = Canvas(style)
     names = [style.name(name) for name in grids]
-    label = min(0.2 * style.width, max(text_width(name, style.font_size) for name in names) + 3 * GAP)
+    label = min(0.2 * style.width, widest_text(names, style.font_size) + 3 * GAP)
     most = max(len(tiles) for tiles in grids.values())
     per_line = max(1, min(most, int((style.width - label) // (LEAST_WIDTH + GAP)) - 1))
     per_line = -(-most // -(-most // per_line))  # rows of about one length

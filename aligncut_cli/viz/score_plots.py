@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from aligncut_cli.viz.figures import add_legend, add_scale, key_line, list_axes, name_bottom, new_figure
-from aligncut_cli.viz.fonts import text_width, wrap_text
+from aligncut_cli.viz.fonts import widest_text, wrap_text
 from aligncut_cli.viz.style import COLOURS, FigureStyle
 
 Floats = NDArray[np.float64]
@@ -139,7 +139,7 @@ def plot_layer_scores(
     """
     deepest = max(map(len, layers.values()))
     cell = 1.05 * style.line
-    widest = max(text_width(roi, style.small) for roi in rois)
+    widest = widest_text(rois, style.small)
     columns = style.columns(len(layers), least=max(25.0, cell * len(rois) + 4 * style.line), beside=22)
     rows = ceil(len(layers) / columns)
     height = rows * (cell * deepest + widest + 3 * style.line) + style.line

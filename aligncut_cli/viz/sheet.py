@@ -10,7 +10,7 @@ import numpy as np
 
 from aligncut_cli.controls import describe_controls
 from aligncut_cli.viz.canvas import Canvas, Line, Pixels, Tile
-from aligncut_cli.viz.fonts import shorten, text_width, wrap_text
+from aligncut_cli.viz.fonts import shorten, text_width, widest_text, wrap_text
 from aligncut_cli.viz.style import CONTROL, FigureStyle
 
 GAP = 1.0
@@ -88,7 +88,7 @@ def _write_head(canvas: Canvas, title: str, controls: Sequence[str]) -> float:
 
 def _label_width(rows: Sequence[Row], style: FigureStyle) -> float:
     lines = [line for row in rows for line in row.label.split("\n")]
-    longest = max((text_width(line, style.font_size) for line in lines), default=0.0)
+    longest = widest_text(lines, style.font_size)
     return min(longest + 2 * GAP, 0.25 * style.width) if longest else GAP
 
 

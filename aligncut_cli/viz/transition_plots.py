@@ -13,7 +13,7 @@ from matplotlib.patches import Circle
 from numpy.typing import NDArray
 
 from aligncut_cli.viz.figures import add_scale, list_axes, new_figure
-from aligncut_cli.viz.fonts import text_width, wrap_text
+from aligncut_cli.viz.fonts import widest_text, wrap_text
 from aligncut_cli.viz.style import COLOURS, FigureStyle
 
 Floats = NDArray[np.float64]
@@ -116,7 +116,7 @@ def plot_trajectories(
     cloud : (n, 2) sampled nodes
     paths : (token, layer, 2)
     """
-    beside = min(0.4 * style.width, max(text_width(name, style.small) for name in names) + 6)
+    beside = min(0.4 * style.width, widest_text(names, style.small) + 6)
     height = max(0.72 * (style.width - beside), (len(names) + 2) * style.line + 12)
     figure, axes = new_figure(1, 1, style=style, height=height, controls=controls)
     axis = axes[0][0]

@@ -292,7 +292,7 @@ def test_the_descent_ends_where_the_divergence_hardly_falls_any_more(monkeypatch
 
 
 def test_lists_hold_nearly_all_neighbours_and_the_same_ones_on_any_number_of_threads(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(40, 8))
@@ -303,9 +303,9 @@ def test_lists_hold_nearly_all_neighbours_and_the_same_ones_on_any_number_of_thr
     threads = faiss.omp_get_max_threads()
     found = []
     try:
-        for probed in (2, 8, 8, 60):
+        for candidates in (6, 25, 25, 200):  # of 2, 8, 8 and all 60 lists
             faiss.omp_set_num_threads(1 + len(found))
-            monkeypatch.setattr(tsne_affinities, "_PROBED", probed)
+            monkeypatch.setattr(tsne_affinities, "_CANDIDATES_PER_NEIGHBOUR", candidates)
             found.append(search_lists(rows, 31))
     finally:
         faiss.omp_set_num_threads(threads)
@@ -318,13 +318,17 @@ def test_lists_hold_nearly_all_neighbours_and_the_same_ones_on_any_number_of_thr
     assert shares[1] > 0.97
     assert shares[3] > 0.9999
     few = torch.cat([rows[:200], rows[:3] + 100])  # these have lists of their own, which hold no 31 rows
-    monkeypatch.setattr(tsne_affinities, "_PROBED", 1)
+    monkeypatch.setattr(tsne_affinities, "_CANDIDATES_PER_NEIGHBOUR", 0.1)  # of 1 list
     found.append(search_lists(few, 31))
     assert torch.equal(found[4][-3:], search_all(few[-3:], few, 31))
     monkeypatch.setattr(tsne_affinities, "_EXACT_UP_TO", 5999)
-    monkeypatch.setattr(tsne_affinities, "_PROBED", 60)
+    monkeypatch.setattr(tsne_affinities, "_CANDIDATES_PER_NEIGHBOUR", 200)
     near = find_affinities(rows, 10.0, n_neighbors=30).neighbours
     assert torch.equal(near, drop_self(found[3]).to(torch.int32))
+    monkeypatch.setattr(tsne_affinities, "_CANDIDATES_PER_NEIGHBOUR", 25)
+    many = zip(search_all(rows, rows, 150), search_lists(rows, 150), strict=True)
+    assert np.mean([len(set(a.tolist()) & set(b.tolist())) / 150 for a, b in many]) > 0.97
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("engine", ["exact", "fft"])
